@@ -1,0 +1,82 @@
+"""The adapter_sync process: one beside each Triton."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reconcile until SIGTERM or SIGINT; 1 when another one has the data folder."""
+    parser = argparse.ArgumentParser(
+        prog="adapter_sync",
+        description="Bring the registry's adapters into Triton's model repository. Settings come "
+        "from the environment and .env: see the README.",
+    )
+    parser.add_argument(
+        "--control",
+        choices=["explicit", "poll"],
+        default="explicit",
+        help="Triton's --model-control-mode: `explicit` calls load, `poll` only writes and waits "
+        "until Triton's own poll has taken a revision over (default: explicit)",
+    )
+    arguments = parser.parse_args(argv)
+    return run(arguments.control)
+
+
+def run(control: str) -> int:
+    """Put the parts together and run them."""
+    import structlog
+
+    from adapter_sync.blobs import FolderBlobStore
+    from adapter_sync.errors import LoraServerError
+    from adapter_sync.intake import Intake
+    from adapter_sync.logs import configure_logs
+    from adapter_sync.reconciler import run_reconcilers
+    from adapter_sync.registry import Registry
+    from adapter_sync.settings import load_settings
+    from adapter_sync.staging import try_lock
+    from adapter_sync.triton_control import ExplicitControl, PollControl
+
+    configure_logs()
+    try:
+        settings = load_settings()
+    except LoraServerError as error:
+        print(f"adapter_sync: {error}", file=sys.stderr)
+        return 1
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    lock = try_lock(settings.staging_folder / "adapter_sync.lock")
+    if lock is None:
+        print("adapter_sync: another one runs on this data folder", file=sys.stderr)
+        return 1
+    url = f"{settings.triton_host}:{settings.triton_http_port}"
+    blobs = FolderBlobStore(settings.blobs_folder)
+    try:
+        registry = Registry.open(settings.registry_url)
+    except LoraServerError as error:
+        print(f"adapter_sync: {error}", file=sys.stderr)
+        return 1
+    structlog.get_logger().info("adapter_sync.started", control=control, triton=url)
+    try:
+        # What a process left that was killed between the blobs and their adapter's row.
+        Intake(registry, blobs, settings.staging_folder).remove_unused_blobs()
+        run_reconcilers(
+            registry=registry,
+            blobs=blobs,
+            repository=settings.model_repository.resolve(),
+            staging=settings.staging_folder,
+            models_dir=settings.lora_models_dir.resolve(),
+            control=PollControl(url) if control == "poll" else ExplicitControl(url),
+            stopping=stopping,
+        )
+    finally:
+        registry.close()
+        lock.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The blob store: immutable files, each named by the SHA-256 of its content.
+
+Imports nothing of the project. Whoever adds a blob has hashed it while receiving it; the store
+doesn't read it again.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_WRITE_BITS = 0o222
+
+
+class BlobStore(Protocol):
+    """Where the adapters' files are kept."""
+
+    def add(self, file: Path, digest: str) -> None:
+        """Move a staged file in; nothing happens when the blob is there already."""
+
+    def path(self, digest: str) -> Path:
+        """Where the blob can be read, and hard-linked from. Raises FileNotFoundError."""
+
+    def remove(self, digest: str) -> None:
+        """Remove the blob, if it is there."""
+
+    def digests(self) -> Iterator[str]:
+        """Every blob's digest, sorted."""
+
+
+class FolderBlobStore:
+    """Blobs as files, `<folder>/<2 hex>/<64 hex>`.
+
+    A blob comes in by rename, after its bytes are on the disk, so it is whole or not there. It
+    loses its write permission: its hard links share its bytes. Each method raises ValueError for
+    a digest that is not 64 lower-case hex digits.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, file: Path, digest: str) -> None:
+        """Move a staged file in, durably; it stays where it is when the blob is there already.
+
+        The file has to be on the store's file system. Raises OSError.
+        """
+        blob = self._blob(digest)
+        if not blob.is_file():
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            _settle(file)
+            file.rename(blob)
+        # Also for a blob that is there: another process may have renamed it in just now, and its
+        # name has to be on the disk before an adapter counts on it.
+        for folder in (blob.parent, self._folder, self._folder.parent):
+            _sync_folder(folder)
+
+    def path(self, digest: str) -> Path:
+        """The blob's file. Raises FileNotFoundError."""
+        blob = self._blob(digest)
+        if not blob.is_file():
+            raise FileNotFoundError(f"There is no blob {digest}.")
+        return blob
+
+    def remove(self, digest: str) -> None:
+        """Remove the blob, if it is there; its hard links stay."""
+        self._blob(digest).unlink(missing_ok=True)
+
+    def digests(self) -> Iterator[str]:
+        """Every blob's digest, sorted; files that are no blobs are passed over."""
+        for file in sorted(self._folder.glob("??/*")):
+            if _DIGEST.fullmatch(file.name) and self._blob(file.name) == file and file.is_file():
+                yield file.name
+
+    def _blob(self, digest: str) -> Path:
+        if _DIGEST.fullmatch(digest) is None:
+            raise ValueError(f"{digest!r} is not a SHA-256 in lower-case hex")
+        return self._folder / digest[:2] / digest
+
+
+def _settle(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fchmod(opened.fileno(), os.fstat(opened.fileno()).st_mode & ~_WRITE_BITS)
+        os.fsync(opened.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+"""A companion's folder in Triton's model repository: the adapters' files and the lora map.
+
+Everything is made in the staging folder and renamed in, because Triton may look at any moment and
+takes a half-written file for a broken model. So staging and repository share a file system.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from adapter_sync.blobs import BlobStore
+from adapter_sync.errors import ConfigurationError
+from adapter_sync.lora_map import (
+    EMPTY_LORA_MAP,
+    LORA_MAP_FILE,
+    LoraMap,
+    LoraMapError,
+    companion_name,
+    dump_lora_map,
+    read_lora_map,
+)
+from adapter_sync.record import Revision
+
+log = structlog.get_logger()
+
+TEMPLATES = Path(__file__).parent / "triton_models"
+VERSION_FOLDER = "1"
+
+
+class CompanionFolder:
+    """`<repository>/<base>-adapters/1`: written by adapter_sync alone."""
+
+    def __init__(self, *, repository: Path, base_model: str, staging: Path) -> None:
+        self.name = companion_name(base_model)
+        self._model_folder = repository / self.name
+        self._folder = self._model_folder / VERSION_FOLDER
+        self.staging = staging
+        # A folder of its own: one base model's name may begin with another's companion's.
+        self._stages = staging / self.name
+
+    def create(self) -> None:
+        """Put the Triton model itself in place if it is not there.
+
+        Raises ConfigurationError when staging and repository are on different file systems.
+        """
+        check_same_file_system(self.staging, self._model_folder.parent)
+        if not self._folder.is_dir():
+            with self._stage() as stage:
+                shutil.copytree(TEMPLATES / "companion", stage / "model")
+                (stage / "model").rename(self._model_folder)
+
+    def lora_map(self) -> LoraMap:
+        """The map that lies there, the empty one when there is none.
+
+        A file that is no map is removed: it is written here alone, and can be written anew.
+        """
+        try:
+            return read_lora_map(self._folder)
+        except LoraMapError:
+            log.exception("lora_map.unreadable", companion=self.name)
+            (self._folder / LORA_MAP_FILE).unlink(missing_ok=True)
+            return EMPTY_LORA_MAP
+
+    def adapter_folders(self) -> frozenset[str]:
+        """The adapters whose files are there, by lora_name."""
+        if not self._folder.is_dir():
+            return frozenset()
+        with os.scandir(self._folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+    def install(self, lora_name: str, revision: Revision, blobs: BlobStore) -> None:
+        """Link an adapter's two files in; nothing else ever reaches the engine's disk.
+
+        Raises FileNotFoundError when a blob is missing.
+        """
+        with self._stage() as stage:
+            folder = stage / lora_name
+            folder.mkdir()
+            link_or_copy(blobs.path(revision.config_blob), folder / "adapter_config.json")
+            link_or_copy(blobs.path(revision.weights_blob), folder / "adapter_model.safetensors")
+            folder.rename(self._folder / lora_name)
+
+    def remove(self, lora_name: str) -> None:
+        """Take an adapter's files away."""
+        with self._stage() as stage:
+            (self._folder / lora_name).rename(stage / lora_name)
+
+    def write_map(self, lora_map: LoraMap) -> None:
+        """Put a map in place of the earlier one."""
+        with self._stage() as stage:
+            new = stage / LORA_MAP_FILE
+            with new.open("w", encoding="utf-8") as file:
+                file.write(dump_lora_map(lora_map))
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._folder / LORA_MAP_FILE)
+
+    @contextmanager
+    def _stage(self) -> Iterator[Path]:
+        """A folder below staging, removed at the end whatever is still in it."""
+        self._stages.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._stages) as name:
+            yield Path(name)
+
+    def remove_leftovers(self) -> None:
+        """Clear what a killed adapter_sync left in staging: only one runs per repository."""
+        shutil.rmtree(self._stages, ignore_errors=True)
+
+
+def check_same_file_system(staging: Path, repository: Path) -> None:
+    """Raise ConfigurationError when files can't be renamed from one to the other."""
+    staging.mkdir(parents=True, exist_ok=True)
+    if staging.stat().st_dev != repository.stat().st_dev:
+        raise ConfigurationError(
+            f"{staging} and {repository} are on different file systems, so files can't be renamed "
+            "in. Set LORA_DATA_DIR and MODEL_REPOSITORY to folders of the same one."
+        )
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)

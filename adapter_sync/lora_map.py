@@ -1,0 +1,98 @@
+"""The lora map: what a base model's engine is to serve, one JSON file in its companion's folder.
+
+adapter_sync writes it, the engine reads it. Imports nothing of the project and nothing outside
+the standard library: Triton's Python backend imports it too.
+
+    {"revision": 42, "adapters": [
+        {"lora_name": "adp_…@0123456789abcdef", "folder": "adp_…@0123456789abcdef", "rank": 8}]}
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+LORA_MAP_FILE = "lora_map.json"
+COMPANION_SUFFIX = "-adapters"
+
+
+class LoraMapError(ValueError):
+    """The file is not a lora map; the message says where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraMapEntry:
+    """One adapter: its identity in the engine and its folder, relative to the map's own."""
+
+    lora_name: str
+    folder: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraMap:
+    """A revision (it only grows) and the adapters served, sorted by lora_name."""
+
+    revision: int
+    adapters: tuple[LoraMapEntry, ...]
+
+
+EMPTY_LORA_MAP = LoraMap(revision=0, adapters=())
+
+
+def companion_name(base_model: str) -> str:
+    """The Triton model that holds a base model's lora map and adapter files."""
+    return f"{base_model}{COMPANION_SUFFIX}"
+
+
+def dump_lora_map(lora_map: LoraMap) -> str:
+    """The file's text, the same for equal maps."""
+    adapters = [
+        {"lora_name": entry.lora_name, "folder": entry.folder, "rank": entry.rank}
+        for entry in sorted(lora_map.adapters, key=lambda entry: entry.lora_name)
+    ]
+    return json.dumps({"revision": lora_map.revision, "adapters": adapters}, indent=1) + "\n"
+
+
+def parse_lora_map(text: str) -> LoraMap:
+    """Read a map. Raises LoraMapError for anything that dump_lora_map would not write."""
+    try:
+        document = json.loads(text)
+        revision, adapters = document["revision"], document["adapters"]
+        entries = [_parse_entry(adapter) for adapter in adapters]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LoraMapError(f"not a lora map: {error!r}") from error
+    # A bool is an int to Python.
+    if type(revision) is not int or revision < 0:
+        raise LoraMapError(f"not a lora map: revision is {revision!r}")
+    names = [entry.lora_name for entry in entries]
+    if len(set(names)) != len(names):
+        raise LoraMapError("not a lora map: a lora_name is there twice")
+    return LoraMap(revision=revision, adapters=_sorted(entries))
+
+
+def read_lora_map(folder: Path) -> LoraMap:
+    """The map in a companion's folder, the empty one when there is none yet.
+
+    Raises LoraMapError when the file is not a map, OSError when it can't be read.
+    """
+    try:
+        text = (folder / LORA_MAP_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return EMPTY_LORA_MAP
+    except UnicodeDecodeError as error:
+        raise LoraMapError(f"not a lora map: {error}") from error
+    return parse_lora_map(text)
+
+
+def _parse_entry(adapter: Mapping[str, object]) -> LoraMapEntry:
+    lora_name, folder, rank = adapter["lora_name"], adapter["folder"], adapter["rank"]
+    if not isinstance(lora_name, str) or not isinstance(folder, str) or type(rank) is not int:
+        raise LoraMapError(f"not a lora map: an entry is {adapter!r}")
+    if PurePosixPath(folder).name != folder or folder in ("", "..") or "\0" in folder:
+        raise LoraMapError(f"not a lora map: the folder {folder!r} leads out of the companion's")
+    return LoraMapEntry(lora_name=lora_name, folder=folder, rank=rank)
+
+
+def _sorted(entries: Sequence[LoraMapEntry]) -> tuple[LoraMapEntry, ...]:
+    return tuple(sorted(entries, key=lambda entry: entry.lora_name))

@@ -1,0 +1,154 @@
+"""What loractl takes, with its help. Imports nothing outside the standard library by itself."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_WAIT_S = 30.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 1 with one line on stderr. Raises SystemExit(2) for wrong usage."""
+    arguments = _parser().parse_args(argv)
+    # --help has to work on a python3 that has none of the project's packages.
+    from adapter_sync.loractl.commands import run
+
+    return run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="loractl",
+        description="Makes tenants and keys, and lists, uploads and deletes their adapters.",
+        epilog="example: loractl tenant create acme --tier shared",
+    )
+    areas = parser.add_subparsers(required=True, metavar="AREA")
+    _add_tenant(areas.add_parser("tenant", help="the owners of keys and adapters"))
+    _add_key(areas.add_parser("key", help="the tenants' API keys"))
+    _add_adapters(areas.add_parser("adapters", help="the tenants' LoRA adapters"))
+    return parser
+
+
+def _add_tenant(area: argparse.ArgumentParser) -> None:
+    commands = area.add_subparsers(required=True, metavar="COMMAND")
+    create = _command(
+        commands,
+        "create",
+        runs="tenant create",
+        summary="make a tenant and its first API key, which is shown only once",
+        example="loractl tenant create acme --tier shared",
+    )
+    create.add_argument("name", metavar="NAME", help="lower-case letters, digits and '-'")
+    create.add_argument(
+        "--tier", required=True, metavar="TIER", help="shared, reserved or dedicated"
+    )
+    _command(
+        commands,
+        "list",
+        runs="tenant list",
+        summary="list the tenants",
+        example="loractl tenant list --json",
+    )
+
+
+def _add_key(area: argparse.ArgumentParser) -> None:
+    commands = area.add_subparsers(required=True, metavar="COMMAND")
+    create = _command(
+        commands,
+        "create",
+        runs="key create",
+        summary="make another API key of a tenant, which is shown only once",
+        example="loractl key create acme",
+    )
+    create.add_argument("tenant", metavar="TENANT", help="the tenant's name")
+
+
+def _add_adapters(area: argparse.ArgumentParser) -> None:
+    commands = area.add_subparsers(required=True, metavar="COMMAND")
+    listing = _command(
+        commands,
+        "list",
+        runs="adapters list",
+        summary="list the adapters, the newest first",
+        example="loractl adapters list --tenant acme",
+    )
+    listing.add_argument("--tenant", metavar="NAME", help="only this tenant's")
+    _add_upload(commands)
+    delete = _command(
+        commands,
+        "delete",
+        runs="adapters delete",
+        summary="delete an adapter; requests in flight finish",
+        example="loractl adapters delete adp_0123456789abcdef0123 --tenant acme",
+    )
+    delete.add_argument("id", metavar="ID", help="the adapter's id, adp_…")
+    delete.add_argument("--tenant", required=True, metavar="NAME", help="its tenant's name")
+
+
+def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    upload = _command(
+        commands,
+        "upload",
+        runs="adapters upload",
+        summary="check an adapter, add it and wait until the engine serves it",
+        example="loractl adapters upload --tenant acme --name finance "
+        "--base-model smollm2-135m-instruct adapters/finance",
+    )
+    upload.add_argument(
+        "file",
+        metavar="FILE",
+        type=Path,
+        help="adapter_model.safetensors, or a PEFT folder with it and its adapter_config.json",
+    )
+    upload.add_argument("--tenant", required=True, metavar="NAME", help="the owner's name")
+    upload.add_argument("--name", required=True, metavar="NAME", help="the adapter's name")
+    upload.add_argument(
+        "--base-model", required=True, metavar="BASE", help="the model it was trained on"
+    )
+    upload.add_argument(
+        "--config",
+        metavar="JSON",
+        type=Path,
+        help="its adapter_config.json; without one, rank and modules are read from FILE",
+    )
+    upload.add_argument(
+        "--lora-alpha", metavar="X", type=float, help="where no config says it; else the rank"
+    )
+    upload.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=_seconds,
+        default=DEFAULT_WAIT_S,
+        help="how long to wait until it is ready, 0 for not at all (default: %(default)g)",
+    )
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    *,
+    runs: str,
+    summary: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example: {example}",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+    command.set_defaults(command=runs)
+    return command
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
+    return seconds

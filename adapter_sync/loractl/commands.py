@@ -1,0 +1,210 @@
+"""What each command of loractl does, on the registry and the blobs of the installation."""
+
+import json
+import logging
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import structlog
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from adapter_sync.blobs import FolderBlobStore
+from adapter_sync.errors import LoraServerError
+from adapter_sync.intake import Intake
+from adapter_sync.loractl.output import (
+    adapter_document,
+    adapters_table,
+    list_document,
+    one_line,
+    tenant_document,
+    tenants_table,
+)
+from adapter_sync.loractl.upload import adapter_files, stage
+from adapter_sync.record import Adapter, AdapterStatus, Tenant
+from adapter_sync.registry import Registry
+from adapter_sync.settings import Settings, load_settings
+from adapter_sync.tiers import tier_named
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a command prints: `document` with --json, else `text`; a failure ends in status 1."""
+
+    document: Mapping[str, object]
+    text: str
+    notes: tuple[str, ...] = ()
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """What the commands work on."""
+
+    settings: Settings
+    registry: Registry
+
+
+def run(arguments: Namespace) -> int:
+    """Run the command that the arguments name; the exit status."""
+    try:
+        settings = load_settings()
+        with _quiet_logs(), closing(Registry.open(settings.registry_url)) as registry:
+            installation = Installation(settings=settings, registry=registry)
+            outcome = _COMMANDS[arguments.command](installation, arguments)
+    except (LoraServerError, OSError, SQLAlchemyError) as error:
+        return _fail(_reason(error))
+    sys.stdout.write((json.dumps(outcome.document) if arguments.json else outcome.text) + "\n")
+    for note in outcome.notes:
+        _tell(note)
+    return 0 if outcome.failure is None else _fail(outcome.failure)
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Standard output belongs to the command: warnings go to stderr, what is less nowhere."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _create_tenant(installation: Installation, arguments: Namespace) -> Outcome:
+    tenant = installation.registry.create_tenant(arguments.name, arguments.tier)
+    return _new_key(installation.registry, tenant, f"Made the tenant {tenant.name}. ")
+
+
+def _create_key(installation: Installation, arguments: Namespace) -> Outcome:
+    return _new_key(installation.registry, installation.registry.tenant(arguments.tenant), "")
+
+
+def _new_key(registry: Registry, tenant: Tenant, said_before: str) -> Outcome:
+    key = registry.create_key(tenant.name)
+    return Outcome(
+        document={"tenant": tenant.name, "api_key": key},
+        text=f"{said_before}Its API key is shown only now:\n{key}",
+    )
+
+
+def _list_tenants(installation: Installation, arguments: Namespace) -> Outcome:
+    del arguments
+    tenants = installation.registry.tenants()
+    return Outcome(
+        document=list_document([tenant_document(tenant) for tenant in tenants]),
+        text=tenants_table(tenants),
+    )
+
+
+def _list_adapters(installation: Installation, arguments: Namespace) -> Outcome:
+    registry = installation.registry
+    tenant_id = None if arguments.tenant is None else registry.tenant(arguments.tenant).id
+    adapters = registry.adapters(tenant_id)
+    names = {tenant.id: tenant.name for tenant in registry.tenants()}
+    return Outcome(
+        document=list_document(
+            [adapter_document(adapter, names[adapter.tenant_id]) for adapter in adapters]
+        ),
+        text=adapters_table(adapters, names),
+    )
+
+
+def _delete_adapter(installation: Installation, arguments: Namespace) -> Outcome:
+    tenant = installation.registry.tenant(arguments.tenant)
+    adapter = installation.registry.delete_adapter(tenant.id, arguments.id)
+    return Outcome(
+        document={"id": adapter.id, "object": "adapter", "deleted": True},
+        text=f"Deleted {adapter.id} ({adapter.requested_model}).",
+    )
+
+
+def _upload_adapter(installation: Installation, arguments: Namespace) -> Outcome:
+    tenant = installation.registry.tenant(arguments.tenant)
+    adapter = _accept(installation, tenant, arguments)
+    if arguments.wait > 0:
+        adapter = _wait(installation.registry, adapter, arguments.wait)
+    return Outcome(
+        document={
+            **adapter_document(adapter, tenant.name),
+            "warnings": list(adapter.revision.warnings),
+        },
+        text=adapters_table([adapter], {tenant.id: tenant.name}),
+        notes=tuple(f"warning: {warning}" for warning in adapter.revision.warnings),
+        failure=_failure(adapter, arguments.wait),
+    )
+
+
+def _accept(installation: Installation, tenant: Tenant, arguments: Namespace) -> Adapter:
+    settings = installation.settings
+    weights, config = adapter_files(arguments.file, arguments.config)
+    blobs = FolderBlobStore(settings.blobs_folder)
+    intake = Intake(installation.registry, blobs, settings.staging_folder)
+    with intake.staging_file() as staged:
+        digest = stage(weights, staged, tier_named(tenant.tier))
+        return intake.accept(
+            tenant=tenant,
+            name=arguments.name,
+            base_model=arguments.base_model,
+            weights=staged,
+            weights_sha256=digest,
+            config=None if config is None else config.read_bytes(),
+            lora_alpha=arguments.lora_alpha,
+        )
+
+
+def _wait(registry: Registry, adapter: Adapter, wait_s: float) -> Adapter:
+    deadline = time.monotonic() + wait_s
+    while adapter.status is AdapterStatus.LOADING and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+        adapter = registry.adapter(adapter.tenant_id, adapter.id)
+    return adapter
+
+
+def _failure(adapter: Adapter, wait_s: float) -> str | None:
+    if adapter.status is AdapterStatus.FAILED:
+        return f"{adapter.requested_model} failed: {adapter.error_message}"
+    if adapter.status is AdapterStatus.LOADING and wait_s > 0:
+        return (
+            f"{adapter.requested_model} is added, but not ready after {wait_s:g} s: it loads as "
+            "soon as the server runs and has come to it."
+        )
+    return None
+
+
+def _fail(reason: str) -> int:
+    _tell(reason)
+    return 1
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"loractl: {one_line(message)}\n")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, DBAPIError):
+        return f"The registry can't be asked: {error.orig}"
+    return str(error)
+
+
+_COMMANDS: Mapping[str, Callable[[Installation, Namespace], Outcome]] = MappingProxyType(
+    {
+        "tenant create": _create_tenant,
+        "tenant list": _list_tenants,
+        "key create": _create_key,
+        "adapters list": _list_adapters,
+        "adapters upload": _upload_adapter,
+        "adapters delete": _delete_adapter,
+    }
+)

@@ -1,0 +1,162 @@
+"""One pass over one base model: look, plan, do, look again. Idempotent: any step may be repeated.
+
+The order keeps the promise that nothing half-written is ever seen: files before the map, the map
+before its commit, the commit before an adapter is called ready, and files go last.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from adapter_sync.blobs import BlobStore
+from adapter_sync.companion_folder import CompanionFolder
+from adapter_sync.engine_status import EngineStatus
+from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
+from adapter_sync.reconciler.plan import (
+    Cleanup,
+    Current,
+    Silence,
+    StatusChange,
+    cleanup,
+    plan,
+    status_changes,
+)
+from adapter_sync.record import Adapter, AdapterStatus
+from adapter_sync.registry import Registry
+from adapter_sync.staging import blobs_lock
+from adapter_sync.triton_control import TritonControl
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassResult:
+    """Whether the pass changed anything, and whether another is needed soon."""
+
+    changed: bool
+    waiting: bool
+
+
+class BaseModelReconciler:
+    """Brings one base model's companion, and through it the engine, to the registry's state."""
+
+    def __init__(
+        self,
+        base_model: str,
+        *,
+        registry: Registry,
+        blobs: BlobStore,
+        folder: CompanionFolder,
+        control: TritonControl,
+    ) -> None:
+        self._base_model = base_model
+        self._registry = registry
+        self._blobs = blobs
+        self._folder = folder
+        self._control = control
+
+    def run_pass(self) -> PassResult:
+        """Do what is to be done now.
+
+        Raises TransientError when Triton can't be asked to, or refuses; everything that does not
+        need Triton has been done then.
+        """
+        self._folder.create()
+        desired = self._registry.adapters_on(self._base_model)
+        current = Current(
+            lora_map=self._folder.lora_map(),
+            folders=self._folder.adapter_folders(),
+            engine=self._look(),
+        )
+        todo = plan(desired, current)
+        failed = [change for each in todo.install if (change := self._install(each)) is not None]
+        if failed:
+            return self._record(failed)
+        if todo.lora_map is not None:
+            self._folder.write_map(todo.lora_map)
+        if todo.commit:
+            self._control.commit(self._folder.name, todo.revision)
+            log.info("lora_map.committed", base_model=self._base_model, revision=todo.revision)
+        engine = self._status() if todo.commit else current.engine
+        return self._finish(desired, engine, changed=todo.commit or bool(todo.install))
+
+    def _finish(
+        self, desired: list[Adapter], engine: EngineStatus | Silence, *, changed: bool
+    ) -> PassResult:
+        """Tell the registry what the engine says, and clear away what nothing uses."""
+        if isinstance(engine, Silence):
+            waiting = bool(desired)
+            return PassResult(changed=changed, waiting=waiting)
+        recorded = self._record(status_changes(desired, engine))
+        current = Current(
+            lora_map=self._folder.lora_map(),
+            folders=self._folder.adapter_folders(),
+            engine=engine,
+        )
+        rest = cleanup(desired, current)
+        self._clean(rest)
+        unsettled = any(
+            each.status is AdapterStatus.LOADING and each.lora_name not in engine.adapters
+            for each in desired
+        )
+        return PassResult(
+            changed=changed or recorded.changed or bool(rest.folders or rest.forget),
+            waiting=unsettled or recorded.waiting or rest.waiting,
+        )
+
+    def _look(self) -> EngineStatus | Silence:
+        """What the companion tells; a Triton that is away or refuses holds up no work on files."""
+        try:
+            return self._status()
+        except TritonUnavailableError:
+            return Silence.NO_TRITON
+        except TritonRefusedError as error:
+            log.warning("companion.broken", base_model=self._base_model, error=str(error))
+            return Silence.BROKEN
+
+    def _status(self) -> EngineStatus | Silence:
+        return self._control.status(self._folder.name) or Silence.NOT_LOADED
+
+    def _install(self, adapter: Adapter) -> StatusChange | None:
+        try:
+            self._folder.install(adapter.lora_name, adapter.revision, self._blobs)
+        except FileNotFoundError:
+            log.exception("adapter.blob_missing", adapter_id=adapter.id)
+            return StatusChange(
+                adapter=adapter,
+                status=AdapterStatus.FAILED,
+                error_code="blob_missing",
+                error_message="The adapter's file is lost. Delete the adapter and upload it again.",
+            )
+        log.info("adapter.installed", adapter_id=adapter.id, lora_name=adapter.lora_name)
+        return None
+
+    def _record(self, changes: Sequence[StatusChange]) -> PassResult:
+        for change in changes:
+            recorded = self._registry.set_adapter_status(
+                change.adapter.id,
+                change.adapter.revision.digest,
+                change.status,
+                error_code=change.error_code,
+                error_message=change.error_message,
+            )
+            # Not so for an adapter that is being deleted since the pass began.
+            if recorded:
+                log.info(
+                    "adapter.status_changed",
+                    adapter_id=change.adapter.id,
+                    status=change.status.value,
+                )
+        # An adapter that failed leaves the map in the next pass.
+        failed = any(change.status is AdapterStatus.FAILED for change in changes)
+        return PassResult(changed=bool(changes), waiting=failed)
+
+    def _clean(self, rest: Cleanup) -> None:
+        for lora_name in rest.folders:
+            self._folder.remove(lora_name)
+        for adapter in rest.forget:
+            with blobs_lock(self._folder.staging):
+                for digest in self._registry.forget_adapter(adapter.id):
+                    self._blobs.remove(digest)
+            log.info("adapter.deleted", adapter_id=adapter.id)

@@ -1,0 +1,153 @@
+"""When passes run: at once after a change in the registry, now and then without one.
+
+One thread per base model, so that one whose Triton hangs holds up no other.
+"""
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapter_sync.base_models import base_model_folders, read_base_model
+from adapter_sync.blobs import BlobStore
+from adapter_sync.companion_folder import CompanionFolder
+from adapter_sync.errors import ConfigurationError, LoraServerError
+from adapter_sync.reconciler.apply import BaseModelReconciler
+from adapter_sync.registry import Registry
+from adapter_sync.triton_control import TritonControl
+
+log = structlog.get_logger()
+
+CHANGE_PERIOD_S = 0.05
+"""How often the registry is asked whether anything changed; part of every hot-load's time."""
+WAITING_PERIOD_S = 0.25
+RESYNC_PERIOD_S = 5.0
+BACKOFF_FIRST_S = 0.5
+BACKOFF_LAST_S = 10.0
+STOP_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Worker:
+    """The thread of one base model, and how to end it."""
+
+    thread: threading.Thread
+    stopping: threading.Event
+
+
+def run_reconcilers(
+    *,
+    registry: Registry,
+    blobs: BlobStore,
+    repository: Path,
+    staging: Path,
+    models_dir: Path,
+    control: TritonControl,
+    stopping: threading.Event,
+) -> None:
+    """Find the base models and keep each of them reconciled until `stopping` is set."""
+
+    def start(name: str) -> _Worker:
+        folder = CompanionFolder(repository=repository, base_model=name, staging=staging)
+        folder.remove_leftovers()
+        reconciler = BaseModelReconciler(
+            name, registry=registry, blobs=blobs, folder=folder, control=control
+        )
+        return _start_worker(name, reconciler, registry)
+
+    workers: dict[str, _Worker] = {}
+    while not stopping.is_set():
+        try:
+            names = _register_base_models(registry, repository, models_dir)
+        except Exception:
+            log.exception("base_models.look_failed")
+        else:
+            _stop_removed(workers, repository)
+            for name in names:
+                if name not in workers:
+                    workers[name] = start(name)
+        stopping.wait(RESYNC_PERIOD_S)
+    _stop_all(workers)
+
+
+def _start_worker(name: str, reconciler: BaseModelReconciler, registry: Registry) -> _Worker:
+    stopping = threading.Event()
+    thread = threading.Thread(
+        target=_reconcile,
+        args=(name, reconciler, registry, stopping),
+        name=name,
+        # One that waits for Triton must not hold up the end: a pass may break off anywhere.
+        daemon=True,
+    )
+    thread.start()
+    return _Worker(thread=thread, stopping=stopping)
+
+
+def _stop_removed(workers: dict[str, _Worker], repository: Path) -> None:
+    """End the workers of base models that are gone, or they would make the companions anew."""
+    for name, worker in list(workers.items()):
+        if not (repository / name).is_dir():
+            worker.stopping.set()
+        if worker.stopping.is_set() and not worker.thread.is_alive():
+            del workers[name]
+
+
+def _stop_all(workers: dict[str, _Worker]) -> None:
+    for worker in workers.values():
+        worker.stopping.set()
+    deadline = time.monotonic() + STOP_PATIENCE_S
+    for worker in workers.values():
+        worker.thread.join(max(0, deadline - time.monotonic()))
+
+
+def _register_base_models(registry: Registry, repository: Path, models_dir: Path) -> list[str]:
+    names = []
+    for folder in base_model_folders(repository):
+        try:
+            registry.put_base_model(read_base_model(folder, models_dir=models_dir))
+        except ConfigurationError as error:
+            log.warning("base_model.unreadable", base_model=folder.name, error=str(error))
+            continue
+        names.append(folder.name)
+    for known in registry.base_models():
+        if not (repository / known.name).is_dir():
+            registry.remove_base_model(known.name)
+            log.info("base_model.removed", base_model=known.name)
+    return names
+
+
+def _reconcile(
+    name: str, reconciler: BaseModelReconciler, registry: Registry, stopping: threading.Event
+) -> None:
+    backoff_s = BACKOFF_FIRST_S
+    while not stopping.is_set():
+        seen: int | None = None
+        try:
+            seen = registry.change_counter()
+            result = reconciler.run_pass()
+        except LoraServerError as error:
+            log.warning("reconciliation.postponed", base_model=name, error=str(error))
+            wait_s, backoff_s = backoff_s, min(backoff_s * 2, BACKOFF_LAST_S)
+        except Exception:
+            log.exception("reconciliation.failed", base_model=name)
+            wait_s, backoff_s = backoff_s, min(backoff_s * 2, BACKOFF_LAST_S)
+        else:
+            backoff_s = BACKOFF_FIRST_S
+            wait_s = WAITING_PERIOD_S if result.waiting else RESYNC_PERIOD_S
+        _wait_for_change(registry, seen, wait_s, stopping)
+
+
+def _wait_for_change(
+    registry: Registry, seen: int | None, wait_s: float, stopping: threading.Event
+) -> None:
+    """Wait at most `wait_s`; all of it while the registry can't be asked."""
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline and not stopping.is_set():
+        with contextlib.suppress(SQLAlchemyError):
+            if seen is not None and registry.change_counter() != seen:
+                return
+        stopping.wait(CHANGE_PERIOD_S)

@@ -1,0 +1,158 @@
+"""What is to be done, worked out from what is desired and what is there. Pure: no I/O, no clock."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from adapter_sync.engine_status import EngineAdapter, EngineStatus
+from adapter_sync.lora_map import LoraMap, LoraMapEntry
+from adapter_sync.record import Adapter, AdapterStatus
+
+SERVED = frozenset({AdapterStatus.LOADING, AdapterStatus.READY})
+
+
+class Silence(Enum):
+    """Why a companion tells nothing."""
+
+    NO_TRITON = auto()
+    """Triton does not answer."""
+    NOT_LOADED = auto()
+    """Triton does not have the companion."""
+    BROKEN = auto()
+    """Triton has it and answers with an error, as it does when the companion's process died."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Current:
+    """A base model's projection as it is: files and map on disk, and what its companion tells."""
+
+    lora_map: LoraMap
+    folders: frozenset[str]
+    engine: EngineStatus | Silence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """First `install`, then `lora_map` (None: as it is), then the commit of `revision`."""
+
+    install: tuple[Adapter, ...]
+    lora_map: LoraMap | None
+    commit: bool
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusChange:
+    """An adapter's new status, as the engine reported it."""
+
+    adapter: Adapter
+    status: AdapterStatus
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleanup:
+    """What may go: nothing in the map or the engine refers to it any more."""
+
+    folders: tuple[str, ...]
+    forget: tuple[Adapter, ...]
+    waiting: bool
+
+
+def plan(desired: Sequence[Adapter], current: Current) -> Plan:
+    """How to get from the current files and map to the desired adapters."""
+    served = [adapter for adapter in desired if adapter.status in SERVED]
+    entries = tuple(
+        LoraMapEntry(
+            lora_name=adapter.lora_name, folder=adapter.lora_name, rank=adapter.revision.rank
+        )
+        for adapter in sorted(served, key=lambda adapter: adapter.lora_name)
+    )
+    install = tuple(each for each in served if each.lora_name not in current.folders)
+    newest = _newest_revision(current)
+    # Files that had been lost are a change too: the engine may have failed to find them.
+    differs = entries != current.lora_map.adapters or newest > current.lora_map.revision
+    changed = differs or bool(install) or _needs_other_files(current)
+    revision = newest + changed
+    return Plan(
+        install=install,
+        lora_map=LoraMap(revision=revision, adapters=entries) if changed else None,
+        commit=changed or _behind(current),
+        revision=revision,
+    )
+
+
+def status_changes(desired: Sequence[Adapter], engine: EngineStatus) -> tuple[StatusChange, ...]:
+    """The adapters whose status in the registry is not what the engine tells."""
+    found = (_status_change(each, engine.adapters.get(each.lora_name)) for each in desired)
+    return tuple(change for change in found if change is not None)
+
+
+def cleanup(desired: Sequence[Adapter], current: Current) -> Cleanup:
+    """What is left of adapters that are served no more.
+
+    Files stay while the engine may read them: until it has answered with the current map applied.
+    """
+    kept = {entry.lora_name for entry in current.lora_map.adapters}
+    gone = [each for each in desired if each.status is AdapterStatus.DELETING]
+    engine = current.engine
+    if isinstance(engine, Silence) or engine.revision != current.lora_map.revision:
+        unused = frozenset[str]()
+    else:
+        unused = current.folders - kept - set(engine.adapters)
+    remaining = current.folders - unused
+    forget = tuple(each for each in gone if each.lora_name not in remaining | kept)
+    return Cleanup(
+        folders=tuple(sorted(unused)),
+        forget=forget,
+        waiting=bool(remaining - kept) or len(forget) < len(gone),
+    )
+
+
+def _newest_revision(current: Current) -> int:
+    """The map's, unless it was lost: then on from what the engine has, or it would be ignored."""
+    if isinstance(current.engine, Silence):
+        return current.lora_map.revision
+    told = (current.engine.companion_revision, current.engine.revision or 0)
+    return max(current.lora_map.revision, *told)
+
+
+def _needs_other_files(current: Current) -> bool:
+    """Whether only a changed map helps: Triton does nothing when told to load the same files.
+
+    So it is with a companion whose process has died, and with one that could not hand its map
+    over to a base model that is there now.
+    """
+    engine = current.engine
+    if isinstance(engine, Silence):
+        return engine is Silence.BROKEN
+    return (
+        engine.revision is not None
+        and engine.revision < current.lora_map.revision <= engine.companion_revision
+    )
+
+
+def _behind(current: Current) -> bool:
+    """Whether Triton has an older map than the one on disk, as after a crash before the commit.
+
+    A companion is loaded even without adapters: it also tells how its base model fares.
+    """
+    if isinstance(current.engine, Silence):
+        return current.engine is Silence.NOT_LOADED
+    return current.engine.companion_revision < current.lora_map.revision
+
+
+def _status_change(adapter: Adapter, engine: EngineAdapter | None) -> StatusChange | None:
+    if adapter.status not in SERVED or engine is None:
+        return None
+    if engine.state == "failed":
+        return StatusChange(
+            adapter=adapter,
+            status=AdapterStatus.FAILED,
+            error_code="engine_refused",
+            error_message=f"The engine could not load the adapter: {engine.reason}",
+        )
+    if engine.state in ("loaded", "on_disk") and adapter.status is AdapterStatus.LOADING:
+        return StatusChange(adapter=adapter, status=AdapterStatus.READY)
+    return None

@@ -1,0 +1,5 @@
+"""The registry's public face: Registry. Its tables and its SQL stay inside."""
+
+from adapter_sync.registry.registry import Registry
+
+__all__ = ["Registry"]

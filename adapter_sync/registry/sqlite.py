@@ -1,0 +1,78 @@
+"""All that is special to SQLite: how its engine is opened, its transactions, its schema lock."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from sqlite3 import Connection as DriverConnection
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from adapter_sync.errors import ConfigurationError
+
+BUSY_TIMEOUT_S = 30.0
+# As many as the gateway's thread pool has threads, so that none waits for a connection.
+CONNECTIONS = 40
+_WRITES = "registry_writes"
+
+
+def sqlite_file(url: str) -> Path:
+    """The database's file. Raises ConfigurationError for a URL that names none."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError(f"The registry's URL can't be read: {error}") from error
+    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            f"The registry's URL has to be sqlite:///FILE; it is "
+            f"{parsed.render_as_string(hide_password=True)}."
+        )
+    return Path(str(parsed.database))
+
+
+def sqlite_engine(file: Path) -> Engine:
+    """An engine in WAL mode with foreign keys on.
+
+    The driver's own transactions are off, because they begin too late: a write that begins with
+    a read would fail as soon as another process writes in between, whatever the time-out.
+    """
+    engine = create_engine(
+        URL.create("sqlite", database=str(file)),
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+    )
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def writing(engine: Engine) -> Engine:
+    """The same engine, whose transactions take the write lock when they begin."""
+    return engine.execution_options(**{_WRITES: True})
+
+
+@contextmanager
+def schema_lock(file: Path) -> Iterator[None]:
+    """Held while the schema is looked at and upgraded: one process at a time.
+
+    A file beside the database, because switching to WAL mode is not covered by SQLite's own
+    time-out. The system frees it when its process dies.
+    """
+    with file.with_name(f"{file.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(connection: DriverConnection, record: object) -> None:
+    del record
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL").close()
+    connection.execute("PRAGMA foreign_keys = ON").close()
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN DEFERRED")

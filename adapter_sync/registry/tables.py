@@ -1,0 +1,136 @@
+"""The registry's tables. Plain SQLAlchemy Core that means the same on SQLite and PostgreSQL."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    literal_column,
+)
+
+from adapter_sync.record import AdapterStatus
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, kept and given back in UTC: SQLite would forget its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Raises ValueError for a datetime without a zone."""
+        del dialect
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The same moment in UTC."""
+        del dialect
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("tier", String(32), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False),
+    Column("key_sha256", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+base_models = Table(
+    "base_models",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("max_lora_rank", Integer, nullable=False),
+    Column("max_model_len", Integer, nullable=False),
+    Column("tensor_shapes", JSON, nullable=False),
+)
+
+# base_model is no foreign key: an adapter outlives the removal of its base model.
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("base_model", Text, nullable=False, index=True),
+    Column("name", String(64), nullable=False),
+    Column("revision_number", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+# The value stands in the statement, not in a parameter: only then does SQLite see that a query
+# asks for no more rows than the partial index holds.
+NOT_DELETING = adapters.c.status != literal_column(f"'{AdapterStatus.DELETING.value}'")
+
+Index(
+    "uq_adapters_live_name",
+    adapters.c.tenant_id,
+    adapters.c.base_model,
+    adapters.c.name,
+    unique=True,
+    sqlite_where=NOT_DELETING,
+    postgresql_where=NOT_DELETING,
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("adapter_id", ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False),
+    Column("config_blob", String(64), nullable=False, index=True),
+    Column("weights_blob", String(64), nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("lora_alpha", Float, nullable=False),
+    Column("target_modules", JSON, nullable=False),
+    Column("warnings", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+change_counter = Table(
+    "change_counter",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("value", BigInteger, nullable=False),
+)

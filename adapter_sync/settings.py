@@ -1,0 +1,114 @@
+"""The installation's settings, from the environment and a `.env` file in its home folder.
+
+The home is LORA_HOME, which the scripts set to the checkout, else the working folder; relative
+folders count from it. Imports nothing of the project but its errors.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from sqlalchemy import URL
+
+from adapter_sync.errors import ConfigurationError
+
+MAX_SOCKET_FOLDER_BYTES = 60
+"""A Unix socket's address has 108 bytes; the sockets' own names take up to 42."""
+
+
+def home() -> Path:
+    """The folder that relative settings count from."""
+    return Path(os.environ.get("LORA_HOME", ".")).resolve()
+
+
+def _below_home(path: Path) -> Path:
+    return home() / path.expanduser()
+
+
+Folder = Annotated[Path, AfterValidator(_below_home)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """One installation: where it keeps its state and which ports it takes."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, env_ignore_empty=True, validate_default=True
+    )
+
+    lora_data_dir: Folder = Field(
+        default=Path("data"), description="registry, blobs, staging, sockets and logs"
+    )
+    model_repository: Folder = Field(
+        default=Path("model_repository"),
+        description="Triton's model repository, on the same file system as LORA_DATA_DIR",
+    )
+    lora_models_dir: Folder = Field(
+        default=Path(".runtime/models"),
+        description="where a base model's relative `model` path is looked up first",
+    )
+    gateway_host: str = Field(default="127.0.0.1", description="the gateway's address")
+    gateway_port: Port = Field(default=8080, description="the gateway's port")
+    triton_host: str = Field(default="127.0.0.1", description="Triton's address")
+    triton_http_port: Port = Field(default=8000, description="Triton's HTTP port")
+    triton_grpc_port: Port = Field(default=8001, description="Triton's gRPC port")
+    triton_metrics_port: Port = Field(default=8002, description="Triton's metrics port")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced: it can't move
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the `.env` of the home folder, wherever the process was started."""
+        dotenv = DotEnvSettingsSource(settings_cls, env_file=home() / ".env")
+        return init_settings, env_settings, dotenv, file_secret_settings
+
+    @property
+    def registry_url(self) -> str:
+        """SQLAlchemy's URL of the registry."""
+        database = str(self.lora_data_dir / "registry.db")
+        return URL.create("sqlite", database=database).render_as_string(hide_password=False)
+
+    @property
+    def blobs_folder(self) -> Path:
+        """The content-addressed blobs."""
+        return self.lora_data_dir / "blobs"
+
+    @property
+    def staging_folder(self) -> Path:
+        """Where files are made before they are renamed in."""
+        return self.lora_data_dir / "staging"
+
+    @property
+    def socket_folder(self) -> Path:
+        """The Unix sockets between companions and base models, below the data folder if short."""
+        folder = self.lora_data_dir / "run"
+        if len(os.fsencode(folder)) <= MAX_SOCKET_FOLDER_BYTES:
+            return folder
+        key = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"lora-server-{os.getuid()}-{key}"
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises ConfigurationError naming the variables at fault."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        # Without the values: some settings may be secrets.
+        faults = "; ".join(
+            f"{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors()
+        )
+        raise ConfigurationError(f"A setting is wrong: {faults}.") from None
