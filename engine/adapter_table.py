@@ -1,0 +1,231 @@
+"""Which adapters the engine has: the lora map applied, adapter by adapter.
+
+Everything here runs on the engine's event loop. Imports the lora map's format, not vllm: the
+engine is a Protocol, and a LoRARequest is made by the caller's factory.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from adapter_sync.lora_map import LoraMap, LoraMapEntry
+
+log = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Request_contra = TypeVar("Request_contra", contravariant=True)
+
+
+class AdapterState(StrEnum):
+    """Where an adapter is. ON_DISK ones are added by their first request."""
+
+    ON_DISK = "on_disk"
+    LOADED = "loaded"
+    FAILED = "failed"
+    DRAINING = "draining"
+
+
+class UnknownAdapterError(LookupError):
+    """The engine serves no adapter of that lora_name, or could not add it."""
+
+
+class LoraEngine(Protocol[Request_contra]):
+    """What the table needs of vLLM's AsyncLLM."""
+
+    async def add_lora(self, lora_request: Request_contra) -> bool:
+        """Read an adapter into the engine; raises when it can't."""
+
+    async def remove_lora(self, lora_id: int) -> bool:
+        """Forget an adapter that no request uses."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Adapter(Generic[Request]):
+    lora_name: str
+    path: Path
+    request: Request
+    lora_int_id: int
+    state: AdapterState = AdapterState.ON_DISK
+    reason: str | None = None
+    leases: int = 0
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the engine adds or removes it."""
+
+    def is_draining(self) -> bool:
+        """Whether it goes with its last request; asked again after each await."""
+        return self.state is AdapterState.DRAINING
+
+    def is_on_disk(self) -> bool:
+        """Whether it is yet to be added; asked again after each await."""
+        return self.state is AdapterState.ON_DISK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableStatus:
+    """The map's revision that was applied, and each adapter's state and reason by lora_name."""
+
+    revision: int
+    adapters: dict[str, tuple[AdapterState, str | None]]
+
+
+class AdapterTable(Generic[Request]):
+    """The engine's adapters.
+
+    `lora_requests` is vLLM's own dictionary: an adapter is there only after add_lora has
+    succeeded, because asking vLLM to generate with a missing one kills the engine for everybody.
+    At most `max_cpu_loras` adapters are read in ahead of their first request.
+    """
+
+    def __init__(
+        self,
+        engine: LoraEngine[Request],
+        *,
+        lora_requests: MutableMapping[str, Request],
+        make_request: Callable[[str, int, Path], Request],
+        max_cpu_loras: int,
+    ) -> None:
+        self._engine = engine
+        self._lora_requests = lora_requests
+        self._make_request = make_request
+        self._max_cpu_loras = max_cpu_loras
+        self._adapters: dict[str, _Adapter[Request]] = {}
+        self._revision = 0
+        self._next_id = 1
+        self._started = False
+        self._applying = asyncio.Lock()
+        self._forgetting: set[asyncio.Task[None]] = set()
+
+    def status(self) -> TableStatus:
+        """What is applied now."""
+        adapters = {name: (each.state, each.reason) for name, each in self._adapters.items()}
+        return TableStatus(revision=self._revision, adapters=adapters)
+
+    async def apply(self, lora_map: LoraMap, folder: Path) -> TableStatus:
+        """Bring the engine to a map; one adapter's failure never stops the others.
+
+        A map older than the applied one is ignored: companions may start in any order.
+        """
+        async with self._applying:
+            if lora_map.revision >= self._revision:
+                self._revision = lora_map.revision
+                await self._retire(set(self._adapters) - {e.lora_name for e in lora_map.adapters})
+                for entry in lora_map.adapters:
+                    await self._admit(entry, folder)
+                self._started = True
+            return self.status()
+
+    @asynccontextmanager
+    async def lease(self, lora_name: str) -> AsyncIterator[None]:
+        """Hold an adapter in the engine for one request.
+
+        Raises UnknownAdapterError when it is not served, or leaving, or could not be added.
+        """
+        adapter = self._adapters.get(lora_name)
+        if adapter is None or adapter.is_draining():
+            raise UnknownAdapterError(f"The engine has no adapter '{lora_name}'.")
+        adapter.leases += 1
+        try:
+            if adapter.is_on_disk():
+                await self._add(adapter)
+            if lora_name not in self._lora_requests:
+                reason = adapter.reason or "it is being removed"
+                raise UnknownAdapterError(f"The adapter '{lora_name}' is not served: {reason}")
+            yield
+        finally:
+            adapter.leases -= 1
+            if adapter.leases == 0 and adapter.is_draining():
+                self._forget_soon(adapter)
+
+    async def _admit(self, entry: LoraMapEntry, folder: Path) -> None:
+        adapter = self._adapters.get(entry.lora_name)
+        if adapter is None:
+            adapter = self._register(entry, folder)
+        elif adapter.is_draining():
+            # The same lora_name is the same content: what is still in use may stay.
+            loaded = entry.lora_name in self._lora_requests
+            adapter.state = AdapterState.LOADED if loaded else AdapterState.ON_DISK
+        elif adapter.state is AdapterState.FAILED and adapter.path.is_dir():
+            adapter.state, adapter.reason = AdapterState.ON_DISK, None
+        else:
+            return
+        if adapter.is_on_disk() and self._may_read_ahead():
+            await self._add(adapter)
+
+    def _may_read_ahead(self) -> bool:
+        """Whether to add an arriving adapter before its first request: at the start only some.
+
+        An adapter that arrives later is added at once, so that its upload learns of a refusal;
+        an engine that starts anew with thousands must not read them all, then or at the next map.
+        """
+        return self._started or len(self._lora_requests) < self._max_cpu_loras
+
+    def _register(self, entry: LoraMapEntry, folder: Path) -> _Adapter[Request]:
+        path = (folder / entry.folder).resolve()
+        adapter = _Adapter(
+            lora_name=entry.lora_name,
+            path=path,
+            request=self._make_request(entry.lora_name, self._next_id, path),
+            lora_int_id=self._next_id,
+        )
+        self._next_id += 1
+        self._adapters[entry.lora_name] = adapter
+        if not path.is_dir():
+            # vLLM would take the missing folder for a hub's repository.
+            adapter.state, adapter.reason = AdapterState.FAILED, "its folder is missing"
+        return adapter
+
+    async def _add(self, adapter: _Adapter[Request]) -> None:
+        async with adapter.changing:
+            if not adapter.is_on_disk():
+                return
+            name = adapter.lora_name
+            try:
+                await self._engine.add_lora(adapter.request)
+            except Exception as error:
+                log.exception("adapter.refused lora_name=%s", name)
+                if adapter.is_on_disk():
+                    adapter.state, adapter.reason = AdapterState.FAILED, str(error)
+                return
+            if adapter.is_on_disk():
+                adapter.state = AdapterState.LOADED
+                self._lora_requests[name] = adapter.request
+                log.info("adapter.loaded lora_name=%s", name)
+
+    async def _retire(self, names: set[str]) -> None:
+        leaving = [self._adapters[name] for name in sorted(names)]
+        for adapter in leaving:
+            adapter.state = AdapterState.DRAINING
+        for adapter in leaving:
+            if adapter.leases == 0:
+                await self._forget(adapter)
+
+    def _forget_soon(self, adapter: _Adapter[Request]) -> None:
+        """Forget in a task of its own: the request that ends may be cancelled at any await."""
+        task = asyncio.create_task(self._forget(adapter))
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
+
+    async def _forget(self, adapter: _Adapter[Request]) -> None:
+        """Take an adapter out of the engine, if it is draining and nobody uses it."""
+        name = adapter.lora_name
+        async with adapter.changing:
+            if adapter.leases or not self._is_leaving(adapter):
+                return
+            self._lora_requests.pop(name, None)
+            try:
+                await self._engine.remove_lora(adapter.lora_int_id)
+            except Exception:
+                # It is served no more, and the other adapters must not wait for it.
+                log.exception("adapter.not_removed lora_name=%s", name)
+            # A map may have admitted it again meanwhile.
+            if self._is_leaving(adapter):
+                del self._adapters[name]
+                log.info("adapter.removed lora_name=%s", name)
+
+    def _is_leaving(self, adapter: _Adapter[Request]) -> bool:
+        return adapter.is_draining() and self._adapters.get(adapter.lora_name) is adapter

@@ -1,0 +1,229 @@
+"""One vLLM engine, its OpenAI application and its adapters, on one event loop.
+
+Knows nothing of Triton: requests come as bytes, responses go to a Responder.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, read_lora_map
+from engine.adapter_table import AdapterTable, UnknownAdapterError
+from engine.handover import HandoverServer
+from engine.openai_app import ENDPOINTS, OpenAIApp
+
+log = logging.getLogger(__name__)
+
+ERROR_EVENT = b'data: {"error"'
+"""How vLLM begins an error in mid-stream: vllm/entrypoints/generate/base/serving.py."""
+
+
+class Responder(Protocol):
+    """Where a request's response goes."""
+
+    def write(self, body: bytes, *, http_status: int | None = None) -> None:
+        """Send bytes; the status goes with the first ones."""
+
+    def finish(self) -> None:
+        """Say that nothing more will come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EngineRequest:
+    endpoint: str
+    lora_name: str | None
+    served_name: str
+    request_id: str
+    body: bytes
+
+
+class BaseEngine:
+    """A base model being served."""
+
+    def __init__(
+        self,
+        engine: AsyncLLM,
+        app: OpenAIApp,
+        table: AdapterTable[LoRARequest] | None,
+    ) -> None:
+        self._engine = engine
+        self._app = app
+        self._table = table
+        self._handover: HandoverServer | None = None
+        self._in_flight = 0
+
+    @classmethod
+    async def start(cls, arguments: Namespace) -> "BaseEngine":
+        """Start vLLM; returns when it can generate."""
+        engine = AsyncLLM.from_vllm_config(
+            AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
+                usage_context=UsageContext.OPENAI_API_SERVER
+            ),
+            usage_context=UsageContext.OPENAI_API_SERVER,
+            disable_log_stats=arguments.disable_log_stats,
+        )
+        app = await OpenAIApp.create(engine, arguments)
+        lora = engine.vllm_config.lora_config
+        table = lora and AdapterTable(
+            engine,
+            lora_requests=app.lora_requests,
+            make_request=_lora_request,
+            max_cpu_loras=lora.max_cpu_loras or lora.max_loras,
+        )
+        return cls(engine, app, table)
+
+    async def serve_adapters(self, model_folder: Path, socket: Path) -> None:
+        """Listen for the companion, then apply the map that lies in its folder.
+
+        In this order a map that arrives meanwhile is either in the folder or on the socket.
+        """
+        if self._table is None:
+            return
+        self._handover = HandoverServer(socket, self._answer_companion)
+        await self._handover.start()
+        folder = model_folder.parent / companion_name(model_folder.name) / "1"
+        try:
+            await self._table.apply(read_lora_map(folder), folder)
+        except LoraMapError:
+            # adapter_sync writes it anew; the base model serves meanwhile.
+            log.exception("lora_map.unreadable")
+
+    async def stop(self) -> None:
+        """Stop listening and end vLLM's processes."""
+        try:
+            if self._handover is not None:
+                await self._handover.stop()
+        finally:
+            await asyncio.to_thread(self._engine.shutdown)
+
+    async def answer(self, raw: bytes, responder: Responder) -> None:
+        """Answer one request; never raises, whatever the request is."""
+        self._in_flight += 1
+        try:
+            await self._answer(_parse_request(raw), responder)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            responder.write(_error(f"The request can't be read: {error}", None), http_status=400)
+        finally:
+            self._in_flight -= 1
+            responder.finish()
+
+    async def status(self) -> Mapping[str, Any]:
+        """The adapters' states, the engine's limits and its processes, as JSON's types."""
+        # It reads every process of the machine: not on the loop that the streams run on.
+        pids = await asyncio.to_thread(_process_ids)
+        lora = self._engine.vllm_config.lora_config
+        table = self._table.status() if self._table else None
+        return {
+            "revision": table.revision if table else 0,
+            "adapters": {
+                name: {"state": str(state), "reason": reason}
+                for name, (state, reason) in sorted(table.adapters.items())
+            }
+            if table
+            else {},
+            "alive": not self._engine.errored,
+            "in_flight": self._in_flight,
+            "max_model_len": self._engine.model_config.max_model_len,
+            "max_lora_rank": lora.max_lora_rank if lora else 0,
+            "pids": pids,
+        }
+
+    async def _answer_companion(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._table is not None and "lora_map" in question:
+            folder = Path(question["folder"])
+            await self._table.apply(parse_lora_map(question["lora_map"]), folder)
+        return await self.status()
+
+    async def _answer(self, request: _EngineRequest, responder: Responder) -> None:
+        begun = False
+        try:
+            async with self._lease(request.lora_name):
+                async for part in self._app.call(
+                    request.endpoint,
+                    body=request.body,
+                    served_name=request.served_name,
+                    request_id=request.request_id,
+                ):
+                    body = mend_error_event(part.body, request.lora_name, request.served_name)
+                    responder.write(body, http_status=part.http_status)
+                    begun = True
+        except UnknownAdapterError as error:
+            responder.write(_error(str(error), "adapter_not_loaded"), http_status=404)
+        except Exception:
+            log.exception("request.failed request_id=%s", request.request_id)
+            failure = _error("The engine failed. Try again.", "engine_error")
+            if begun:
+                # The status has been sent: what is left to say is an event of the stream.
+                responder.write(b"data: " + failure + b"\n\n")
+            else:
+                responder.write(failure, http_status=500)
+
+    def _lease(self, lora_name: str | None) -> AbstractAsyncContextManager[None]:
+        if lora_name is None:
+            return nullcontext()
+        if self._table is None:
+            raise UnknownAdapterError("This base model serves no adapters.")
+        return self._table.lease(lora_name)
+
+
+def _process_ids() -> list[int]:
+    children = psutil.Process().children(recursive=True)
+    return [os.getpid(), *sorted(process.pid for process in children)]
+
+
+def _parse_request(raw: bytes) -> _EngineRequest:
+    document = json.loads(raw)
+    if document["endpoint"] not in ENDPOINTS:
+        raise ValueError(f"there is no endpoint {document['endpoint']!r}")
+    body = dict(document["body"])
+    lora_name = document["lora_name"]
+    # None lets vLLM take its base model, whatever name that was given.
+    body["model"] = lora_name
+    body["request_id"] = document["request_id"]
+    if document.get("cache_salt") is not None:
+        body["cache_salt"] = document["cache_salt"]
+    return _EngineRequest(
+        endpoint=document["endpoint"],
+        lora_name=lora_name,
+        served_name=document["served_name"],
+        request_id=document["request_id"],
+        body=json.dumps(body).encode(),
+    )
+
+
+def mend_error_event(body: bytes, lora_name: str | None, served_name: str) -> bytes:
+    """An error in mid-stream as OpenAI's clients know it: `code` a string, our identities hidden.
+
+    Other bytes come back as they are.
+    """
+    if not body.startswith(ERROR_EVENT):
+        return body
+    event, separator, rest = body.removeprefix(b"data: ").partition(b"\n\n")
+    error = json.loads(event)["error"]
+    message = str(error.get("message"))
+    if lora_name is not None:
+        message = message.replace(lora_name, served_name)
+    mended = {"message": message, "type": "server_error", "param": error.get("param"), "code": None}
+    return b"data: " + json.dumps({"error": mended}).encode() + separator + rest
+
+
+def _lora_request(lora_name: str, lora_int_id: int, path: Path) -> LoRARequest:
+    return LoRARequest(lora_name=lora_name, lora_int_id=lora_int_id, lora_path=str(path))
+
+
+def _error(message: str, code: str | None) -> bytes:
+    error = {"message": message, "type": "server_error", "param": None, "code": code}
+    return json.dumps({"error": error}).encode()

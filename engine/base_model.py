@@ -1,0 +1,81 @@
+"""The base model inside Triton's Python backend.
+
+Triton's calls are passed on to an event loop in a thread of its own, where the engine lives.
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/python_backend/README.html
+"""
+
+import asyncio
+import locale
+import os
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import triton_python_backend_utils as pb_utils
+
+from engine.engine_arguments import read_engine_arguments
+from engine.handover import socket_path
+from engine.responses import ResponseSender
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from engine.base_engine import BaseEngine
+
+Result = TypeVar("Result")
+
+DEFAULT_MODELS_DIR = ".runtime/models"
+
+
+class TritonPythonModel:
+    """What Triton's stub calls."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Start the engine and its adapters; Triton reports READY when this returns."""
+        _use_utf8()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
+        self._thread.start()
+        self._responses = ResponseSender()
+        model_folder = Path(args["model_repository"]).resolve()
+        version_folder = model_folder / args["model_version"]
+        self._engine = self._run(_start_engine(model_folder, version_folder)).result()
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Hand the requests over and return at once: the model is decoupled."""
+        for request in requests:
+            response = self._responses.open(request.get_response_sender())
+            tensor = pb_utils.get_input_tensor_by_name(request, "openai_request")
+            answered = self._run(self._engine.answer(tensor.as_numpy().item(), response))
+            response.on_cancel(answered.cancel)
+
+    def finalize(self) -> None:
+        """End the engine and its processes."""
+        self._run(self._engine.stop()).result()
+        self._responses.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+async def _start_engine(model_folder: Path, version_folder: Path) -> "BaseEngine":
+    # vllm takes seconds to import and needs UTF-8, so not before initialize().
+    from engine.base_engine import BaseEngine
+
+    arguments = read_engine_arguments(
+        version_folder,
+        served_model_name=model_folder.name,
+        models_dir=Path(os.environ.get("LORA_MODELS_DIR", DEFAULT_MODELS_DIR)),
+    )
+    engine = await BaseEngine.start(arguments)
+    await engine.serve_adapters(model_folder, socket_path(model_folder.parent, model_folder.name))
+    return engine
+
+
+def _use_utf8() -> None:
+    """The stub's interpreter is isolated and starts in the C locale, where torch can't be read."""
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    os.environ["LC_ALL"] = "C.UTF-8"

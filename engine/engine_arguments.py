@@ -1,0 +1,75 @@
+"""A base model's vLLM engine arguments: `1/model.json`, as in NVIDIA's vLLM backend.
+
+Imports nothing of the project but the model path's rule, and vllm only to parse.
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from adapter_sync.model_path import resolve_model
+
+
+class EngineArgumentsError(ValueError):
+    """model.json holds something that vLLM does not take; the message says what."""
+
+
+def read_engine_arguments(
+    version_folder: Path, *, served_model_name: str, models_dir: Path
+) -> Namespace:
+    """VLLM's server arguments for the base model in Triton's `<base>/1` folder.
+
+    Raises EngineArgumentsError when the file is missing or vLLM would not take it.
+    """
+    path = version_folder / "model.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineArgumentsError(f"{path} can't be read as JSON: {error}") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("model"), str):
+        raise EngineArgumentsError(f"{path} must be a JSON object with a 'model'")
+    settings["model"] = resolve_model(settings["model"], models_dir)
+    settings["served_model_name"] = served_model_name
+    return _parse(list(command_line(settings)), path)
+
+
+def command_line(settings: Mapping[str, object]) -> Iterator[str]:
+    """The settings as the words of `vllm serve`: `--max-loras 8 --no-enable-prefix-caching`."""
+    for key, value in settings.items():
+        option = key.replace("_", "-")
+        if value is True:
+            yield f"--{option}"
+        elif value is False:
+            yield f"--no-{option}"
+        elif isinstance(value, list):
+            yield f"--{option}"
+            yield from (_word(item) for item in value)
+        elif value is not None:
+            yield from (f"--{option}", _word(value))
+
+
+def _word(value: object) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _parse(words: list[str], path: Path) -> Namespace:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        """vLLM's parser, raising where argparse would end the process."""
+
+        def error(self, message: str) -> None:
+            raise EngineArgumentsError(f"{path}: vLLM does not take it: {message}")
+
+    parser = make_arg_parser(Parser())
+    # A plain flag has no opposite: to be false is not to be there.
+    known = parser._option_string_actions  # noqa: SLF001 - as vLLM's own config file reader does
+    given = [
+        word
+        for word in words
+        if not (word.startswith("--no-") and word not in known and f"--{word[5:]}" in known)
+    ]
+    arguments: Namespace = parser.parse_args(given)
+    return arguments

@@ -1,0 +1,130 @@
+"""vLLM's own OpenAI server, run inside the engine's process without a socket.
+
+vLLM's FastAPI application is called as an ASGI application, so routes, validation, chat
+templates, tools, errors and events are vLLM's, byte for byte.
+ASGI: https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
+
+import asyncio
+from argparse import Namespace
+from collections.abc import AsyncIterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.lora.request import LoRARequest
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+ENDPOINTS: Mapping[str, str] = {"chat.completions": "/v1/chat/completions"}
+"""The endpoints that may be called, by the name that the gateway uses."""
+
+_served_name: ContextVar[str] = ContextVar("served_name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponsePart:
+    """A piece of a response: the HTTP status with the first one, and bytes of the body."""
+
+    http_status: int | None
+    body: bytes
+
+
+class OpenAIApp:
+    """vLLM's OpenAI application over one engine."""
+
+    def __init__(self, app: "FastAPI") -> None:
+        self._app = app
+
+    @classmethod
+    async def create(cls, engine: EngineClient, arguments: Namespace) -> "OpenAIApp":
+        """Build vLLM's application as its own server does."""
+        tasks = await engine.get_supported_tasks()
+        app = build_app(arguments, tasks, engine.model_config)
+        await init_app_state(engine, app.state, arguments, tasks)
+        # vLLM echoes the adapter's identity, which is ours alone; clients see what they asked for.
+        app.state.openai_serving_models.model_name = _echoed_name
+        return cls(app)
+
+    @property
+    def lora_requests(self) -> dict[str, LoRARequest]:
+        """VLLM's adapters by lora_name; an adapter put here can be asked for."""
+        requests: dict[str, LoRARequest] = self._app.state.openai_serving_models.lora_requests
+        return requests
+
+    async def call(
+        self, endpoint: str, *, body: bytes, served_name: str, request_id: str
+    ) -> AsyncIterator[ResponsePart]:
+        """POST `body` to an endpoint of ENDPOINTS; yields the response as it comes.
+
+        Closing the iterator is the client's going away: vLLM aborts the request.
+        """
+        _served_name.set(served_name)
+        exchange = _Exchange(body)
+        scope = _scope(ENDPOINTS[endpoint], request_id, self._app)
+        task = asyncio.create_task(self._app(scope, exchange.receive, exchange.send))
+        task.add_done_callback(lambda _: exchange.parts.put_nowait(None))
+        try:
+            while (part := await exchange.parts.get()) is not None:
+                yield part
+            task.result()
+        finally:
+            exchange.disconnected.set()
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+class _Exchange:
+    """The two callables of one ASGI exchange and what passes through them."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+        self._http_status: int | None = None
+        self.disconnected = asyncio.Event()
+        self.parts: asyncio.Queue[ResponsePart | None] = asyncio.Queue()
+
+    async def receive(self) -> dict[str, Any]:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.disconnected.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._http_status = message["status"]
+        elif message["type"] == "http.response.body" and message.get("body"):
+            status, self._http_status = self._http_status, None
+            self.parts.put_nowait(ResponsePart(http_status=status, body=message["body"]))
+
+
+def _scope(path: str, request_id: str, app: "FastAPI") -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [
+            (b"host", b"engine"),
+            (b"content-type", b"application/json"),
+            (b"x-request-id", request_id.encode()),
+        ],
+        "client": None,
+        "server": None,
+        "app": app,
+    }
+
+
+def _echoed_name(_lora_request: LoRARequest | None = None) -> str:
+    """In place of OpenAIServingModels.model_name: the name that the client asked for."""
+    return _served_name.get()

@@ -1,0 +1,159 @@
+"""Sending responses to Triton from a thread of their own.
+
+A send is a blocking round trip through shared memory: on the engine's event loop it would hold up
+every request. One Triton response carries all bytes that wait for its request, since SSE events
+may be joined; so a slow Triton makes responses larger, not later.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+log = logging.getLogger(__name__)
+
+CANCELLATION_PERIOD_S = 0.25
+"""How often Triton is asked whether clients have gone: each question is a round trip as well."""
+
+
+class Response:
+    """One request's responses. `write` and `finish` may be called from any thread."""
+
+    def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Response | None]") -> None:
+        self._sender = sender
+        self._outbox = outbox
+        self._cancel: Callable[[], object] | None = None
+        self._lock = threading.Lock()
+        self._pending: list[bytes] = []
+        self._http_status: int | None = None
+        self._finished = False
+
+    def write(self, body: bytes, *, http_status: int | None = None) -> None:
+        """Send bytes; the status goes with the first ones."""
+        with self._lock:
+            waiting = bool(self._pending)
+            self._pending.append(body)
+            if http_status is not None:
+                self._http_status = http_status
+        if not waiting:
+            self._outbox.put(self)
+
+    def finish(self) -> None:
+        """Tell Triton that nothing more will come."""
+        with self._lock:
+            self._finished = True
+        self._outbox.put(self)
+
+    def flush(self) -> bool:
+        """Send what waits; whether that was the end. Called by the sender's thread alone."""
+        with self._lock:
+            pending, self._pending = self._pending, []
+            http_status, self._http_status = self._http_status, None
+            finished = self._finished
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if finished else 0
+        if pending:
+            self._sender.send(_response(b"".join(pending), http_status), flags=flags)
+        elif finished:
+            self._sender.send(flags=flags)
+        if finished:
+            self._release()
+        return finished
+
+    def on_cancel(self, cancel: Callable[[], object]) -> None:
+        """What to call, once, from the sender's thread, when the client has gone."""
+        self._cancel = cancel
+
+    def check_cancelled(self) -> None:
+        """Cancel the request when its client has gone. Called by the sender's thread alone."""
+        if self._cancel is not None and self._sender is not None and self._sender.is_cancelled():
+            self._call_cancel()
+
+    def abandon(self) -> None:
+        """After a response that could not be sent: end the request, or its client waits for ever.
+
+        Called by the sender's thread alone.
+        """
+        self._call_cancel()
+        try:
+            self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception:
+            log.exception("response.end_lost")
+        self._release()
+
+    def _release(self) -> None:
+        # Only the sender's destructor tells Triton to forget the request, and until then Triton
+        # won't unload the model: python_backend's response_sender.cc, ~ResponseSender.
+        self._sender = None
+
+    def _call_cancel(self) -> None:
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+
+
+class ResponseSender:
+    """The thread that sends."""
+
+    def __init__(self) -> None:
+        self._outbox: queue.SimpleQueue[Response | None] = queue.SimpleQueue()
+        self._open: set[Response] = set()
+        self._thread = threading.Thread(target=self._run, name="responses", daemon=True)
+        self._thread.start()
+
+    def open(self, sender: Any) -> Response:
+        """Begin a request's responses."""
+        response = Response(sender, self._outbox)
+        self._open.add(response)
+        return response
+
+    def stop(self) -> None:
+        """Send what waits and end the thread."""
+        self._outbox.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        next_check = time.monotonic() + CANCELLATION_PERIOD_S
+        while True:
+            try:
+                response = self._outbox.get(timeout=CANCELLATION_PERIOD_S)
+            except queue.Empty:
+                pass
+            else:
+                if response is None:
+                    return
+                self._flush(response)
+            if time.monotonic() >= next_check:
+                self._check_cancelled()
+                next_check = time.monotonic() + CANCELLATION_PERIOD_S
+
+    def _flush(self, response: Response) -> None:
+        # `finish` after a flush that already carried the end: nothing is left to send.
+        if response not in self._open:
+            return
+        try:
+            finished = response.flush()
+        except Exception:
+            log.exception("response.lost")
+            response.abandon()
+            finished = True
+        if finished:
+            self._open.discard(response)
+
+    def _check_cancelled(self) -> None:
+        for response in list(self._open):
+            try:
+                response.check_cancelled()
+            except Exception:
+                log.exception("response.cancellation_unknown")
+
+
+def _response(body: bytes, http_status: int | None) -> Any:
+    tensors = [pb_utils.Tensor("openai_response", np.array([body], dtype=np.object_))]
+    if http_status is not None:
+        tensors.append(pb_utils.Tensor("http_status", np.array([http_status], dtype=np.int32)))
+    return pb_utils.InferenceResponse(output_tensors=tensors)
