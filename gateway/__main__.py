@@ -1,0 +1,50 @@
+"""`python -m gateway`: serve the gateway until SIGTERM or SIGINT."""
+
+import argparse
+import sys
+
+import uvicorn
+
+from adapter_sync.errors import ConfigurationError
+from adapter_sync.logs import configure_logs
+from adapter_sync.settings import Settings, load_settings
+from gateway.app import create_app
+
+_STOP_AFTER_S = 20
+
+
+def main() -> None:
+    """Serve. Requests under way may end after a signal, those that take too long are told."""
+    _parser().parse_args()
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        sys.exit(f"gateway: {error}")
+    configure_logs()
+    uvicorn.run(
+        create_app(settings),
+        host=settings.gateway_host,
+        port=settings.gateway_port,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_STOP_AFTER_S,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    settings = "\n".join(
+        f"  {name.upper():<22}{field.description} (default: {field.default})"
+        for name, field in Settings.model_fields.items()
+    )
+    return argparse.ArgumentParser(
+        prog="python -m gateway",
+        description="The OpenAI API in front of Triton, in the foreground until Ctrl-C.",
+        epilog=f"settings, from the environment or .env:\n{settings}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+if __name__ == "__main__":
+    main()

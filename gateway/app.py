@@ -1,0 +1,97 @@
+"""The composition: routes, middlewares and what they work with."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from adapter_sync.blobs import FolderBlobStore
+from adapter_sync.errors import LoraServerError
+from adapter_sync.intake import Intake
+from adapter_sync.registry import Registry
+from adapter_sync.settings import Settings
+from gateway.access_log import AccessLog
+from gateway.adapters import delete_adapter, list_adapters, show_adapter
+from gateway.auth import Authentication
+from gateway.base_models import BaseModels
+from gateway.chat import create_chat_completion
+from gateway.errors import handle_error
+from gateway.health import live, ready
+from gateway.limits import Limits
+from gateway.models import list_models
+from gateway.request_id import RequestId
+from gateway.secret_key import load_secret_key
+from gateway.services import Services
+from gateway.triton import TritonClient
+from gateway.upload import upload_adapter
+
+_ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
+    ("GET", "/health/live", live),
+    ("GET", "/health/ready", ready),
+    ("POST", "/v1/chat/completions", create_chat_completion),
+    ("GET", "/v1/models", list_models),
+    ("GET", "/v1/adapters", list_adapters),
+    ("POST", "/v1/adapters/upload", upload_adapter),
+    ("GET", "/v1/adapters/{adapter_id}", show_adapter),
+    ("DELETE", "/v1/adapters/{adapter_id}", delete_adapter),
+)
+_ANSWERED_ERRORS = (LoraServerError, HTTPException, RequestValidationError, ClientDisconnect)
+
+
+def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
+    """The gateway. The registry and Triton are reached for when it starts, not before."""
+    app = FastAPI(
+        lifespan=_lifespan(settings, limits or Limits()),
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers=dict.fromkeys(_ANSWERED_ERRORS, handle_error),
+    )
+    for method, path, endpoint in _ROUTES:
+        app.add_api_route(path, endpoint, methods=[method])
+    # The last one added is the outermost.
+    for middleware in (Authentication, AccessLog, RequestId):
+        app.add_middleware(middleware)
+    return app
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, limits: Limits) -> AsyncIterator[Services]:
+    """The gateway's parts, closed at the end. Raises ConfigurationError."""
+    registry = await to_thread.run_sync(Registry.open, settings.registry_url)
+    triton = TritonClient(f"{settings.triton_host}:{settings.triton_grpc_port}")
+    try:
+        blobs = FolderBlobStore(settings.blobs_folder)
+        intake = Intake(registry, blobs, settings.staging_folder)
+        await to_thread.run_sync(intake.remove_leftovers)
+        yield Services(
+            registry=registry,
+            base_models=BaseModels(registry),
+            intake=intake,
+            engine=triton,
+            cache_salt_key=await to_thread.run_sync(
+                load_secret_key, settings.lora_data_dir.resolve()
+            ),
+            limits=limits,
+            upload_threads=CapacityLimiter(limits.upload_threads),
+            started_at=int(time.time()),
+        )
+    finally:
+        await triton.close()
+        await to_thread.run_sync(registry.close)
+
+
+def _lifespan(
+    settings: Settings, limits: Limits
+) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Services]]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Services]]:
+        async with open_services(settings, limits) as services:
+            yield {"services": services}
+
+    return lifespan

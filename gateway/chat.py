@@ -1,0 +1,47 @@
+"""POST /v1/chat/completions."""
+
+import uuid
+
+from anyio import to_thread
+from fastapi import Request
+from starlette.responses import Response
+
+from gateway.auth import CurrentTenant
+from gateway.body import read_body
+from gateway.chat_request import parse_chat_request
+from gateway.relay import Relay
+from gateway.resolve import resolve
+from gateway.secret_key import cache_salt
+from gateway.services import CurrentServices
+from gateway.triton import EngineRequest
+
+
+async def create_chat_completion(
+    request: Request, tenant: CurrentTenant, services: CurrentServices
+) -> Response:
+    """Check, resolve and hand over to the engine; what it answers passes through."""
+    limits = services.limits
+    chat = parse_chat_request(
+        await read_body(request, max_bytes=limits.max_body_bytes, idle_s=limits.body_idle_s)
+    )
+    request.state.log_fields["requested_model"] = chat.requested_model
+    target = await to_thread.run_sync(
+        resolve, services.registry, services.base_models, tenant, chat.requested_model
+    )
+    # Never the client's own x-request-id: two requests of one id would be one to the engine.
+    engine_request_id = uuid.uuid4().hex
+    request.state.log_fields["engine_request_id"] = engine_request_id
+    return Relay(
+        engine=services.engine,
+        base_model=target.base_model,
+        request=EngineRequest(
+            endpoint="chat.completions",
+            lora_name=target.lora_name,
+            served_name=chat.requested_model,
+            request_id=engine_request_id,
+            cache_salt=cache_salt(services.cache_salt_key, tenant.id),
+            body=chat.body,
+        ),
+        stream=chat.stream,
+        limits=limits,
+    )

@@ -1,0 +1,55 @@
+"""vLLM's error JSON, mended: what a client may see of it, as one of the gateway's errors.
+
+vLLM 0.32 sends `code` as an int and its own class names as `type`, and may name an adapter by its
+identity inside the engine.
+"""
+
+import json
+import re
+from typing import Any
+
+from adapter_sync.errors import LoraServerError, TritonUnavailableError
+from gateway.errors import AdapterNotReadyError, EngineFailedError, EngineRefusedError
+
+_INTERNAL_NAME = re.compile(r"adp_[0-9a-z]+@[0-9a-f]+")
+_SERVER_PATH = re.compile(r"(?<![\w#/.:-])/(?:[\w.@+-]+/)+[\w.@+-]*")
+_ADAPTER_NOT_LOADED = "adapter_not_loaded"
+_SERVER_ERROR = 500
+_UNAVAILABLE = 503
+
+
+def engine_error(
+    status: int, payload: bytes, *, lora_name: str | None, served_name: str
+) -> LoraServerError:
+    """The error behind the engine's answer with a 4xx or 5xx `status`."""
+    error = _error_of(payload)
+    message = str(error.get("message") or f"The engine answered with the status {status}.")
+    code = error["code"] if isinstance(error.get("code"), str) else None
+    if code == _ADAPTER_NOT_LOADED:
+        return AdapterNotReadyError(requested_model=served_name)
+    if status == _UNAVAILABLE:
+        return TritonUnavailableError(message)
+    if status >= _SERVER_ERROR:
+        return EngineFailedError(message)
+    return EngineRefusedError(
+        public_words(message, lora_name=lora_name, served_name=served_name),
+        status=status,
+        param=error["param"] if isinstance(error.get("param"), str) else None,
+        code=code,
+    )
+
+
+def public_words(message: str, *, lora_name: str | None, served_name: str) -> str:
+    """The message without names from inside the engine and without the server's paths."""
+    if lora_name is not None:
+        message = message.replace(lora_name, served_name)
+    return _SERVER_PATH.sub("…", _INTERNAL_NAME.sub("…", message))
+
+
+def _error_of(payload: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(payload)
+    except ValueError:
+        return {}
+    error = document.get("error") if isinstance(document, dict) else None
+    return error if isinstance(error, dict) else {}

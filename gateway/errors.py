@@ -1,0 +1,278 @@
+"""Every error becomes the OpenAI envelope here, and nowhere else.
+
+What only the gateway raises, on top of the tree in adapter_sync.errors:
+
+    PermanentError
+    ├── InvalidRequestError       a field of the request is missing, wrong or not allowed
+    ├── RequestTooLargeError      a body over the limit
+    ├── RequestTimeoutError       a body that stopped coming
+    ├── ModelNotFoundError        the requested model is unknown or another tenant's
+    ├── AdapterFailedError        the requested adapter could not be loaded
+    └── EngineRefusedError        vLLM refused the request
+    TransientError
+    ├── AdapterNotReadyError      the requested adapter is still loading
+    ├── EngineFailedError         vLLM failed
+    ├── EngineTimeoutError        the engine did not answer in time
+    └── ServerStoppingError       the gateway is stopping
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from adapter_sync import errors
+
+NO_RETRY = MappingProxyType({"x-should-retry": "false"})
+RETRY_SOON = MappingProxyType({"retry-after": "1"})
+CLIENT_CLOSED_REQUEST = 499
+_SERVER_ERROR = 500
+_UNEXPECTED = "The server had an error while processing your request. Please try again."
+_UNAVAILABLE = "The model server can't answer right now. Please try again shortly."
+
+
+class InvalidRequestError(errors.PermanentError):
+    """A field of the request is missing, wrong or not allowed; the message names it."""
+
+    def __init__(self, message: str, *, param: str | None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class RequestTooLargeError(errors.PermanentError):
+    """The request's body is over the limit."""
+
+    code = "request_too_large"
+
+    def __init__(self, *, limit_bytes: int) -> None:
+        super().__init__(f"The request's body is larger than {limit_bytes} bytes, the limit.")
+
+
+class RequestTimeoutError(errors.PermanentError):
+    """The request's body stopped coming."""
+
+    code = "request_timeout"
+
+    def __init__(self, *, idle_s: float) -> None:
+        super().__init__(f"No byte of the request's body came for {idle_s:g} s.")
+
+
+class ModelNotFoundError(errors.PermanentError):
+    """The requested model is unknown or another tenant's: the same words for both."""
+
+    code = "model_not_found"
+    param = "model"
+
+    def __init__(self, *, requested_model: str) -> None:
+        super().__init__(
+            f"The model `{requested_model}` does not exist or you do not have access to it."
+        )
+
+
+class AdapterFailedError(errors.PermanentError):
+    """The requested adapter could not be loaded."""
+
+    code = "adapter_failed"
+    param = "model"
+
+    def __init__(self, *, requested_model: str, reason: str) -> None:
+        super().__init__(f"The adapter `{requested_model}` could not be loaded: {reason}")
+
+
+class EngineRefusedError(errors.PermanentError):
+    """VLLM refused the request; `status` is its 4xx."""
+
+    def __init__(
+        self, message: str, *, status: int, param: str | None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+
+class AdapterNotReadyError(errors.TransientError):
+    """The requested adapter is still loading."""
+
+    code = "adapter_not_ready"
+    param = "model"
+
+    def __init__(self, *, requested_model: str) -> None:
+        super().__init__(f"The adapter `{requested_model}` is still loading. Try again shortly.")
+
+
+class EngineFailedError(errors.TransientError):
+    """VLLM failed; the message is vLLM's and not for clients."""
+
+
+class EngineTimeoutError(errors.TransientError):
+    """The engine did not answer in time."""
+
+    def __init__(self, *, waited_s: float) -> None:
+        super().__init__(f"The model server sent nothing for {waited_s:g} s.")
+
+
+class ServerStoppingError(errors.TransientError):
+    """The gateway is stopping and ends what still runs."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is restarting. Please try again shortly.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorAnswer:
+    """An HTTP answer in the OpenAI envelope."""
+
+    status: int
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> bytes:
+        """The envelope, in ASCII: a client's own words may hold lone surrogates."""
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return json.dumps({"error": error}).encode("ascii")
+
+    @property
+    def event(self) -> bytes:
+        """The envelope as a server-sent event, for after the first byte."""
+        return b"data: " + self.body + b"\n\n"
+
+    def response(self) -> Response:
+        """The answer to send when no byte was sent yet."""
+        return Response(
+            self.body, self.status, headers=dict(self.headers), media_type="application/json"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How a class of errors is answered; `words` replace a message that is not for clients."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    type: str | None = None
+    words: str | None = None
+
+
+_INTERNAL = Rule(status=500, words=_UNEXPECTED)
+_RETRYABLE = Rule(status=503, headers=RETRY_SOON, words=_UNAVAILABLE)
+
+RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
+    {
+        errors.LoraServerError: _INTERNAL,
+        errors.PermanentError: _INTERNAL,
+        errors.InvalidAdapterError: Rule(status=400),
+        errors.AdapterTooLargeError: Rule(status=413),
+        errors.AdapterLimitError: Rule(status=429, headers=NO_RETRY, type="insufficient_quota"),
+        errors.AdapterExistsError: Rule(status=409, headers=NO_RETRY),
+        errors.AdapterNotFoundError: Rule(status=404),
+        errors.BaseModelNotFoundError: Rule(status=404),
+        errors.InvalidNameError: Rule(status=400),
+        errors.InvalidApiKeyError: Rule(
+            status=401, headers=MappingProxyType({"www-authenticate": "Bearer"})
+        ),
+        errors.TenantExistsError: _INTERNAL,
+        errors.TenantNotFoundError: _INTERNAL,
+        errors.UnknownTierError: _INTERNAL,
+        errors.ConfigurationError: _INTERNAL,
+        errors.TransientError: _RETRYABLE,
+        errors.TritonUnavailableError: _RETRYABLE,
+        errors.TritonRefusedError: _RETRYABLE,
+        InvalidRequestError: Rule(status=400),
+        RequestTooLargeError: Rule(status=413),
+        RequestTimeoutError: Rule(status=408),
+        ModelNotFoundError: Rule(status=404),
+        AdapterFailedError: Rule(status=409, headers=NO_RETRY),
+        EngineRefusedError: Rule(status=400),
+        AdapterNotReadyError: Rule(status=503, headers=RETRY_SOON),
+        EngineFailedError: Rule(status=500, words=_UNEXPECTED),
+        EngineTimeoutError: Rule(status=504),
+        ServerStoppingError: Rule(status=503, headers=RETRY_SOON),
+    }
+)
+
+
+def answer_for(error: Exception, *, method: str = "", path: str = "") -> ErrorAnswer:
+    """The envelope for any error; an unexpected one tells nothing of itself."""
+    if isinstance(error, errors.LoraServerError):
+        return _project_error(error)
+    if isinstance(error, RequestValidationError):
+        return _validation_error(error)
+    if isinstance(error, HTTPException):
+        return _http_error(error, method=method, path=path)
+    return _answer(status=500, message=_UNEXPECTED, code="server_error")
+
+
+async def handle_error(request: Request, error: Exception) -> Response:
+    """Starlette's exception handler for all of them; the access log tells what happened."""
+    request.state.error = error
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    answer = answer_for(error, method=request.method, path=request.scope["path"])
+    request.state.log_fields["error_code"] = answer.code
+    return answer.response()
+
+
+def _answer(
+    *,
+    status: int,
+    message: str,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    type_: str | None = None,
+) -> ErrorAnswer:
+    by_status = "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
+    return ErrorAnswer(
+        status=status,
+        message=message,
+        type=type_ or by_status,
+        param=param,
+        code=code,
+        headers=headers,
+    )
+
+
+def _project_error(error: errors.LoraServerError) -> ErrorAnswer:
+    rule = next(RULES[cls] for cls in type(error).__mro__ if cls in RULES)
+    internal = rule.words is _UNEXPECTED
+    return _answer(
+        status=error.status if isinstance(error, EngineRefusedError) else rule.status,
+        message=rule.words or str(error),
+        param=None if internal else error.param,
+        code="server_error" if internal else error.code,
+        headers=rule.headers,
+        type_=rule.type,
+    )
+
+
+def _validation_error(error: RequestValidationError) -> ErrorAnswer:
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    return _answer(status=400, message=f"Invalid '{param}': {first['msg']}.", param=param)
+
+
+def _http_error(error: HTTPException, *, method: str, path: str) -> ErrorAnswer:
+    words = {
+        404: (f"Unknown request URL: {method} {path}. Please check the URL.", "unknown_url"),
+        405: (f"Not allowed to {method} on {path}. Try another method.", "method_not_supported"),
+    }
+    message, code = words.get(error.status_code, (str(error.detail), None))
+    return _answer(
+        status=error.status_code, message=message, code=code, headers=error.headers or {}
+    )

@@ -1,0 +1,30 @@
+"""The gateway's limits: times and sizes in one place. Imports nothing of the project."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long and how much.
+
+    A stream answers with its first token, so its two deadlines find a dead engine soon. An answer
+    in one piece comes only when all of it is generated: it gets the openai SDK's own time-out.
+    """
+
+    first_response_s: float = 120
+    between_responses_s: float = 120
+    whole_answer_s: float = 600
+    keep_alive_s: float = 15
+    readiness_s: float = 2
+
+    body_idle_s: float = 60
+    max_body_bytes: int = 4 * 1024 * 1024
+    max_field_bytes: int = 1024
+    max_config_bytes: int = 1024 * 1024
+    max_form_overhead_bytes: int = 64 * 1024
+    upload_chunk_bytes: int = 1024 * 1024
+    upload_threads: int = 4
+
+    adapter_wait_s: int = 5
+    max_adapter_wait_s: int = 60
+    adapter_poll_s: float = 0.02

@@ -1,0 +1,137 @@
+"""The engine's answer, passed on to the client byte by byte, in one piece or as it comes."""
+
+import asyncio
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from adapter_sync.errors import TritonRefusedError
+from gateway.disconnect import unless_disconnected
+from gateway.engine_errors import engine_error
+from gateway.errors import ServerStoppingError, answer_for
+from gateway.limits import Limits
+from gateway.triton import EngineCall, EngineClient, EngineRequest, EngineResponse
+
+KEEP_ALIVE = b": keep-alive\n\n"
+_LOWEST_ERROR_STATUS = 400
+_STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class Relay(Response):
+    """Asks the engine and answers the client; the engine's call lives and ends in here.
+
+    Until the response has started, errors are raised and become an HTTP status. After that they
+    are an event, and the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: EngineClient,
+        base_model: str,
+        request: EngineRequest,
+        stream: bool,
+        limits: Limits,
+    ) -> None:
+        super().__init__()
+        self._engine = engine
+        self._base_model = base_model
+        self._request = request
+        self._stream = stream
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises LoraServerError, as long as no byte was sent."""
+        answer = self._answer_events if self._stream else self._answer_whole
+        try:
+            await unless_disconnected(receive, answer(scope, receive, send))
+        except ClientDisconnect:
+            scope["state"]["log_fields"]["client_left"] = True
+
+    async def _answer_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._engine.call(self._base_model, self._request) as call:
+            first = self._accepted(await call.read(within_s=self._limits.whole_answer_s))
+            pieces = [first.payload]
+            while (piece := await self._next(call)) is not None:
+                pieces.append(piece.payload)
+        response = Response(b"".join(pieces), media_type="application/json")
+        await response(scope, receive, send)
+
+    async def _answer_events(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        events = _Events(send)
+        try:
+            await self._pass_on(events)
+        except asyncio.CancelledError:
+            if events.started:
+                await events.write(answer_for(ServerStoppingError()).event)
+                await events.end()
+            raise
+        except Exception as error:
+            if not events.started:
+                raise
+            scope["state"]["error"] = error
+            await events.write(answer_for(error).event)
+        await events.end()
+
+    async def _pass_on(self, events: "_Events") -> None:
+        async with self._engine.call(self._base_model, self._request) as call:
+            first = await self._first(call, events)
+            await events.write(first.payload)
+            while (response := await self._next(call)) is not None:
+                await events.write(response.payload)
+
+    async def _first(self, call: EngineCall, events: "_Events") -> EngineResponse:
+        """The first response, keeping the connection busy meanwhile."""
+        reading = asyncio.ensure_future(call.read(within_s=self._limits.first_response_s))
+        try:
+            while not (await asyncio.wait({reading}, timeout=self._limits.keep_alive_s))[0]:
+                await events.write(KEEP_ALIVE)
+            return self._accepted(reading.result())
+        finally:
+            reading.cancel()
+
+    async def _next(self, call: EngineCall) -> EngineResponse | None:
+        response = await call.read(within_s=self._limits.between_responses_s)
+        if response is not None and response.status is not None:
+            self._raise_for_status(response.status, response.payload)
+        return response
+
+    def _accepted(self, first: EngineResponse | None) -> EngineResponse:
+        """The first response itself. Raises LoraServerError when it is the engine's refusal."""
+        if first is None or first.status is None:
+            raise TritonRefusedError("the engine's first response has no status")
+        self._raise_for_status(first.status, first.payload)
+        return first
+
+    def _raise_for_status(self, status: int, payload: bytes) -> None:
+        if status >= _LOWEST_ERROR_STATUS:
+            raise engine_error(
+                status,
+                payload,
+                lora_name=self._request.lora_name,
+                served_name=self._request.served_name,
+            )
+
+
+class _Events:
+    """A response of server-sent events that starts with the first bytes."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def write(self, events: bytes) -> None:
+        if not self.started:
+            self.started = True
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)}
+            )
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
