@@ -1,0 +1,1 @@
+"""What the scripts share: the processes of one installation on one machine."""

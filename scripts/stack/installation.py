@@ -1,0 +1,107 @@
+"""One installation on this machine: its names, its lock and its processes."""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from adapter_sync.settings import Settings
+from adapter_sync.staging import try_lock
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lives there
+PR_SET_PDEATHSIG = 1
+INSTANCE_VARIABLE = "LORA_INSTANCE"
+"""Every process of an installation carries its name in this variable of its environment."""
+
+
+def instance_id(settings: Settings) -> str:
+    """Twelve hex digits, the same for the same data folder."""
+    return hashlib.sha256(os.fsencode(settings.lora_data_dir.resolve())).hexdigest()[:12]
+
+
+def shared_memory_prefix(settings: Settings) -> str:
+    """How the names of this installation's shared-memory regions begin."""
+    return f"lora_{instance_id(settings)}_"
+
+
+def lock(settings: Settings) -> IO[str] | None:
+    """Hold the data folder for this process, or None when another one has it."""
+    return try_lock(settings.lora_data_dir / "serve.lock")
+
+
+def taken_ports(settings: Settings) -> list[str]:
+    """A sentence for each port that can't be had."""
+    ports = {
+        "GATEWAY_PORT": (settings.gateway_host, settings.gateway_port),
+        "TRITON_HTTP_PORT": (settings.triton_host, settings.triton_http_port),
+        "TRITON_GRPC_PORT": (settings.triton_host, settings.triton_grpc_port),
+        "TRITON_METRICS_PORT": (settings.triton_host, settings.triton_metrics_port),
+    }
+    taken = []
+    for variable, (host, port) in ports.items():
+        if (reason := _refusal(host, port)) is not None:
+            taken.append(f"port {port} on {host} can't be had ({reason}): set {variable}")
+    if len({port for _, port in ports.values()}) < len(ports):
+        taken.append(f"{', '.join(sorted(ports))} must be four different ports")
+    return taken
+
+
+def leftovers(settings: Settings) -> list[psutil.Process]:
+    """The processes of this installation that are not this process."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            mine = process.environ().get(INSTANCE_VARIABLE) == instance_id(settings)
+            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent dies, even of SIGKILL."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def end(processes: list[psutil.Process], *, patience_s: float = 5) -> None:
+    """End processes: politely, and after `patience_s` by force.
+
+    The shared memory that they had mapped goes with them: a killed one can't clear it itself.
+    """
+    regions = {region for process in processes for region in shared_memory_of(process)}
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, stubborn = psutil.wait_procs(processes, timeout=patience_s)
+    for process in stubborn:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(stubborn, timeout=patience_s)
+    for region in regions:
+        region.unlink(missing_ok=True)
+
+
+def shared_memory_of(process: psutil.Process) -> set[Path]:
+    """The POSIX shared-memory regions and semaphores that a process has mapped."""
+    with contextlib.suppress(psutil.Error, OSError):
+        paths = {Path(mapped.path) for mapped in process.memory_maps()}
+        return {path for path in paths if path.parent == SHARED_MEMORY}
+    return set()
+
+
+def _refusal(host: str, port: int) -> str | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            return error.strerror or str(error)
+    return None

@@ -1,0 +1,244 @@
+"""Run Triton, adapter_sync and the gateway in the foreground, under supervisord.
+
+supervisord: http://supervisord.org. This process stays above it: it says when the server is
+ready, and at the end makes sure that no process is left.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adapter_sync.settings import Settings
+
+READY_CHECK_PERIOD_S = 0.5
+EPILOG = """\
+settings, from the environment or a .env file in the checkout (relative folders count from there):
+  LORA_DATA_DIR        registry, blobs, staging, sockets (default: data)
+  MODEL_REPOSITORY     Triton's model repository, on the same file system as LORA_DATA_DIR
+                       (default: model_repository; a folder that is not there yet is made with
+                       the default base model)
+  LORA_MODELS_DIR      where a base model's relative path is looked up first
+                       (default: .runtime/models)
+  GATEWAY_HOST         default 127.0.0.1
+  GATEWAY_PORT         default 8080
+  TRITON_HTTP_PORT     default 8000
+  TRITON_GRPC_PORT     default 8001
+  TRITON_METRICS_PORT  default 8002
+  TRITON_HOST          default 127.0.0.1: Triton's own ports have no authentication
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until Ctrl-C or SIGTERM; 0 after a clean stop."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/serve",
+        description="Run Triton, adapter_sync and the gateway in the foreground; Ctrl-C stops "
+        "them. The first token comes about a minute after the start: vLLM has to load.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--control",
+        choices=["explicit", "poll"],
+        default="explicit",
+        help="how Triton learns of a changed repository: `explicit` load calls by adapter_sync, "
+        "or its own `poll` (default: explicit)",
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        return serve(arguments.control)
+    except ServeError as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 1
+
+
+class ServeError(Exception):
+    """Serving can't begin; the message says what to do."""
+
+
+def serve(control: str) -> int:
+    """Check, start, say when it is ready, wait, clear away.
+
+    Raises ServeError when a setting, a port or another instance stands in the way.
+    """
+    from adapter_sync.errors import ConfigurationError
+    from adapter_sync.settings import load_settings
+    from stack.installation import (
+        INSTANCE_VARIABLE,
+        end,
+        instance_id,
+        leftovers,
+        lock,
+        taken_ports,
+    )
+
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        raise ServeError(str(error)) from None
+    held = lock(settings)
+    if held is None:
+        raise ServeError(f"LORA_DATA_DIR {settings.lora_data_dir} is being served already")
+    with held:
+        check_paths(settings)
+        end(leftovers(settings))
+        if taken := taken_ports(settings):
+            raise ServeError("; ".join(taken))
+        seed_repository(settings)
+        hold_repository(settings.model_repository)
+        append_to_logs()
+        settings.socket_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ[INSTANCE_VARIABLE] = instance_id(settings)
+        try:
+            return supervise(settings, control)
+        finally:
+            end(leftovers(settings))
+
+
+def check_paths(settings: "Settings") -> None:
+    """Raise ServeError for a path that Triton's Python backend can't start a model from.
+
+    It builds a shell's command line from them, unquoted: python_backend's stub_launcher.cc.
+    """
+    from stack.installation import ROOT
+
+    for path in (ROOT, settings.model_repository):
+        if any(character.isspace() for character in str(path)):
+            raise ServeError(
+                f"Triton's Python backend can't start models from a path with spaces: '{path}'. "
+                "Use another folder."
+            )
+
+
+def hold_repository(repository: Path) -> None:
+    """Lock the repository until this process ends. Raises ServeError when another one has it."""
+    descriptor = os.open(repository, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ServeError(
+            f"MODEL_REPOSITORY {repository} is being served already, with another LORA_DATA_DIR: "
+            "give each installation a repository of its own"
+        ) from None
+
+
+def append_to_logs() -> None:
+    """Let every process write at the end of a log file: supervisord opens it a second time."""
+    for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
+
+
+def seed_repository(settings: "Settings") -> None:
+    """Give a repository that is empty or not there yet the checkout's own base models.
+
+    Only those whose weights are on this machine. Raises ServeError when nothing can be served.
+    """
+    from adapter_sync.model_path import resolve_model
+    from stack.installation import ROOT
+
+    repository = settings.model_repository
+    is_empty = not repository.is_dir() or not any(repository.iterdir())
+    for engine_arguments in sorted((ROOT / "model_repository").glob("*/1/model.json")):
+        model = json.loads(engine_arguments.read_text(encoding="utf-8"))["model"]
+        if is_empty and Path(resolve_model(model, settings.lora_models_dir)).is_dir():
+            folder = engine_arguments.parent.parent
+            repository.mkdir(parents=True, exist_ok=True)
+            settings.staging_folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=settings.staging_folder) as stage:
+                tree = shutil.copytree(folder, Path(stage) / folder.name)
+                tree.rename(repository / folder.name)
+            print(f"serve: put the base model {folder.name} into {repository}", file=sys.stderr)
+    if not any(repository.glob("*/1/model.json")):
+        raise ServeError(
+            f"MODEL_REPOSITORY {repository} holds no base model: add one with "
+            "scripts/add-base-model NAME --model PATH_OR_HF_ID"
+        )
+
+
+def supervise(settings: "Settings", control: str) -> int:
+    """Run supervisord until it ends; its exit status, or 0 when it was asked to."""
+    from stack.installation import end_with_parent
+
+    configuration = settings.lora_data_dir / "supervisord.conf"
+    configuration.write_text(supervisord_configuration(settings, control))
+    supervisord = subprocess.Popen(
+        [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)],
+        start_new_session=True,
+        # Safe: this process has one thread.
+        preexec_fn=end_with_parent,  # noqa: PLW1509
+    )
+    asked: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        asked.append(number)
+        supervisord.send_signal(signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+    ready = False
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = supervisord.wait(READY_CHECK_PERIOD_S)
+            return 0 if asked else status or 1
+        if not ready and not asked and is_ready(settings):
+            ready = True
+            url = f"http://{settings.gateway_host}:{settings.gateway_port}"
+            print(f"serve: ready at {url}", file=sys.stderr, flush=True)
+
+
+def is_ready(settings: "Settings") -> bool:
+    """Whether the gateway says that it can answer."""
+    connection = HTTPConnection(settings.gateway_host, settings.gateway_port, timeout=1)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def supervisord_configuration(settings: "Settings", control: str) -> str:
+    """One program a part; all of them log to this process's own output."""
+    folder = str(settings.lora_data_dir).replace("%", "%%")
+    # Started in this order and stopped, one after the other, in the reverse.
+    programs = {
+        "triton": (f"-m stack.triton --control={control}", 60),
+        "adapter_sync": (f"-m adapter_sync --control={control}", 20),
+        "gateway": ("-m gateway", 30),
+    }
+    # supervisord removes its pidfile at its end: never name a device here.
+    supervisord = (
+        f"[supervisord]\nnodaemon=true\npidfile={folder}/supervisord.pid\n"
+        f"logfile={folder}/supervisord.log\nlogfile_maxbytes=1MB\nlogfile_backups=1\n"
+    )
+    python = sys.executable.replace("%", "%%")
+    sections = [
+        f"[program:{name}]\n"
+        f'command="{python}" -P {arguments}\n'
+        f"priority={priority}\nautorestart=true\nstartsecs=1\nstartretries=10\n"
+        f"stopwaitsecs={stop_s}\nkillasgroup=true\n"
+        "redirect_stderr=true\nstdout_logfile=/dev/fd/1\nstdout_logfile_maxbytes=0\n"
+        for priority, (name, (arguments, stop_s)) in enumerate(programs.items(), 1)
+    ]
+    return "\n".join([supervisord, *sections])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Run tritonserver in the foreground and leave nothing of it behind.
+
+A tritonserver that is killed leaves its Python stubs and vLLM's processes running, and its
+shared-memory regions in /dev/shm. So this process adopts its descendants (Linux's child
+subreaper) and ends them, and the regions carry a prefix that belongs to the installation.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from adapter_sync.settings import Settings, load_settings
+from stack.installation import (
+    ROOT,
+    SHARED_MEMORY,
+    end,
+    end_with_parent,
+    leftovers,
+    shared_memory_prefix,
+)
+
+PR_SET_CHILD_SUBREAPER = 36
+EXIT_TIMEOUT_S = 20
+VLLM_SOCKETS = "vllm"
+POLL_PERIOD_S = 1
+BUNDLED = ROOT / ".runtime" / "triton" / "pytriton" / "tritonserver"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run tritonserver until SIGTERM or SIGINT; its exit status."""
+    parser = argparse.ArgumentParser(prog="stack.triton", description=__doc__)
+    parser.add_argument("--control", choices=["explicit", "poll"], default="explicit")
+    arguments = parser.parse_args(argv)
+    settings = load_settings()
+    # Those that a killed one of this process left.
+    end([process for process in leftovers(settings) if is_tritons(process)])
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    server = subprocess.Popen(
+        command(settings, arguments.control),
+        env=environment(settings),
+        start_new_session=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - this process has one thread
+    )
+
+    def forward(signal_number: int, _: FrameType | None) -> None:
+        server.send_signal(signal.SIGTERM if signal_number == signal.SIGINT else signal_number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    try:
+        return server.wait()
+    finally:
+        end(psutil.Process().children(recursive=True))
+        clear(settings)
+
+
+def command(settings: Settings, control: str) -> list[str]:
+    """The launch line."""
+    bundled = BUNDLED / "bin" / "tritonserver"
+    executable = str(bundled) if bundled.exists() else shutil.which("tritonserver")
+    if executable is None:
+        raise SystemExit("There is no tritonserver: run scripts/setup, or use NVIDIA's image.")
+    words = [
+        executable,
+        f"--model-repository={settings.model_repository}",
+        f"--http-address={settings.triton_host}",
+        f"--grpc-address={settings.triton_host}",
+        f"--metrics-address={settings.triton_host}",
+        f"--http-port={settings.triton_http_port}",
+        f"--grpc-port={settings.triton_grpc_port}",
+        f"--metrics-port={settings.triton_metrics_port}",
+        "--disable-auto-complete-config",
+        "--exit-on-error=false",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(settings)}",
+        f"--model-control-mode={control}",
+    ]
+    if control == "poll":
+        words.append(f"--repository-poll-secs={POLL_PERIOD_S}")
+    else:
+        words.append("--load-model=*")
+    if bundled.exists():
+        words.append(f"--backend-directory={BUNDLED / 'backends'}")
+    return words
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Where the stub finds the interpreter's library, its packages and the base models."""
+    libraries = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
+    # vLLM would ask every request for that key; here the gateway asks for the tenants' keys.
+    inherited = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
+    sockets = settings.socket_folder / VLLM_SOCKETS
+    sockets.mkdir(parents=True, exist_ok=True)
+    return inherited | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+        "LC_ALL": "C.UTF-8",
+        "LORA_MODELS_DIR": str(settings.lora_models_dir),
+        "LORA_SOCKET_DIR": str(settings.socket_folder),
+        "VLLM_RPC_BASE_PATH": str(sockets),
+        "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
+    }
+
+
+def clear(settings: Settings) -> None:
+    """Remove the shared memory and the sockets that a killed Triton of this installation left."""
+    for region in SHARED_MEMORY.glob(f"{shared_memory_prefix(settings)}*"):
+        region.unlink(missing_ok=True)
+    shutil.rmtree(settings.socket_folder / VLLM_SOCKETS, ignore_errors=True)
+    for left in settings.socket_folder.glob("*.sock"):
+        left.unlink(missing_ok=True)
+
+
+def is_tritons(process: psutil.Process) -> bool:
+    """Whether it is tritonserver, a stub of it, or one of vLLM's processes."""
+    with contextlib.suppress(psutil.Error):
+        words = " ".join([process.name(), *process.cmdline()])
+        return any(word in words for word in ("tritonserver", "triton_python_backend", "VLLM"))
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
