@@ -1,0 +1,80 @@
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from tests.stack_process import BASE_MODEL, ROOT, Stack, running_stack
+
+MODEL_FOLDER = ROOT / ".runtime" / "models" / BASE_MODEL
+PeftAnswer = Callable[[str, Path | None, int], str]
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One installation with explicit model control, for all tests."""
+    with running_stack(tmp_path_factory.mktemp("explicit")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def base_model() -> PreTrainedModel:
+    """The base model in transformers, in float32."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(MODEL_FOLDER, dtype=torch.float32)
+    return model
+
+
+@pytest.fixture(scope="session")
+def random_adapters(
+    base_model: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
+    """Four PEFT adapters on the base model, each of a rank of its own, that change its answers."""
+    folder = tmp_path_factory.mktemp("adapters")
+    made = []
+    for seed, rank in enumerate((1, 4, 8, 16)):
+        torch.manual_seed(seed)
+        settings = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules=["q_proj", "v_proj", "o_proj", "down_proj"],
+            task_type="CAUSAL_LM",
+            init_lora_weights=False,
+        )
+        lora = get_peft_model(base_model, settings)
+        for name, weights in lora.named_parameters():
+            if "lora_" in name:
+                weights.data *= 0.8
+        made.append(folder / f"random{seed}")
+        lora.save_pretrained(made[-1])
+        lora.unload()
+    return made
+
+
+@pytest.fixture(scope="session")
+def peft_answer(base_model: PreTrainedModel) -> PeftAnswer:
+    """What transformers and PEFT themselves answer: greedy, in float32."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_FOLDER)
+
+    @functools.cache
+    def answer(question: str, adapter: Path | None, max_tokens: int) -> str:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        lora = PeftModel.from_pretrained(base_model, adapter) if adapter is not None else None
+        with torch.no_grad():
+            tokens = (lora or base_model).generate(
+                **prompt, max_new_tokens=max_tokens, do_sample=False
+            )
+        if lora is not None:
+            lora.unload()
+        new = tokens[0, prompt["input_ids"].shape[1] :]
+        text: str = tokenizer.decode(new, skip_special_tokens=True)
+        return text
+
+    return answer

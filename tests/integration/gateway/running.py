@@ -1,0 +1,156 @@
+"""A gateway on a real server over a real registry, and clients for it."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import httpx
+import numpy as np
+import uvicorn
+from openai import OpenAI
+from safetensors.numpy import save
+
+from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Tenant
+from adapter_sync.registry import Registry
+from adapter_sync.settings import Settings
+from gateway.app import create_app
+from gateway.limits import Limits
+from tests.integration.gateway.stand_in import READY_BASE_MODEL
+
+BASE_MODEL = READY_BASE_MODEL
+NOT_READY_BASE_MODEL = "org/cold"
+HIDDEN = 16
+PATIENCE_S = 10
+Prompt: TypeAlias = Callable[[str], str]
+FAST_LIMITS = Limits(
+    first_response_s=1.5,
+    between_responses_s=0.5,
+    whole_answer_s=1,
+    keep_alive_s=0.2,
+    body_idle_s=1,
+    max_body_bytes=100_000,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A running gateway and the registry it works on."""
+
+    url: str
+    registry: Registry
+    data_folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """A tenant with a key, and its HTTP client."""
+
+    url: str
+    tenant: Tenant
+    api_key: str
+    http: httpx.Client
+    registry: Registry
+
+    @property
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.api_key, max_retries=0)
+
+    def chat(self, prompt: str, **fields: Any) -> httpx.Response:
+        body = {"model": BASE_MODEL, "messages": [{"role": "user", "content": prompt}], **fields}
+        return self.http.post("/v1/chat/completions", json=body)
+
+    @contextmanager
+    def chat_stream(self, prompt: str, **fields: Any) -> Iterator[httpx.Response]:
+        messages = [{"role": "user", "content": prompt}]
+        body = {"model": BASE_MODEL, "messages": messages, "stream": True, **fields}
+        with self.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            yield answer
+
+    def upload(
+        self, name: str, weights: bytes | None = None, *, prefer: str = "wait=0", **fields: str
+    ) -> httpx.Response:
+        return self.http.post(
+            "/v1/adapters/upload",
+            data={"name": name, "base_model": BASE_MODEL, **fields},
+            files={"file": ("adapter_model.safetensors", weights or adapter_weights())},
+            headers={"prefer": prefer},
+        )
+
+    def upload_as(self, name: str, status: AdapterStatus, reason: str | None = None) -> Adapter:
+        """Upload an adapter and put it into a status, as adapter_sync would."""
+        uploaded = self.upload(name)
+        assert uploaded.status_code == 201, uploaded.text
+        adapter = self.registry.adapter(self.tenant.id, uploaded.json()["id"])
+        self.registry.set_adapter_status(
+            adapter.id, adapter.revision.digest, status, error_code=reason, error_message=reason
+        )
+        return self.registry.adapter(self.tenant.id, adapter.id)
+
+
+def adapter_weights(rank: int = 4, hidden: int = HIDDEN) -> bytes:
+    """A LoRA adapter, which fits BASE_MODEL unless told otherwise."""
+    random = np.random.default_rng(0)
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+    return save(
+        {
+            f"{prefix}.lora_A.weight": random.normal(size=(rank, hidden)).astype(np.float32),
+            f"{prefix}.lora_B.weight": random.normal(size=(hidden, rank)).astype(np.float32),
+        }
+    )
+
+
+def base_model(name: str) -> BaseModel:
+    return BaseModel(
+        name=name,
+        max_lora_rank=8,
+        max_model_len=128,
+        tensor_shapes={"model.layers.0.self_attn.q_proj.weight": (HIDDEN, HIDDEN)},
+    )
+
+
+@contextmanager
+def running_gateway(folder: Path, triton_port: int, limits: Limits) -> Iterator[Gateway]:
+    """The gateway on a free port, stopped at the end as SIGTERM would."""
+    settings = Settings(
+        _env_file=None,  # type: ignore[call-arg]  # pydantic-settings' own argument
+        lora_data_dir=folder,
+        triton_grpc_port=triton_port,
+    )
+    config = uvicorn.Config(
+        create_app(settings, limits), port=0, lifespan="on", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    registry = Registry.open(settings.registry_url)
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the gateway did not start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Gateway(url=f"http://127.0.0.1:{port}", registry=registry, data_folder=folder)
+    finally:
+        server.should_exit = True
+        thread.join()
+        registry.close()
+
+
+@contextmanager
+def client_of(gateway: Gateway) -> Iterator[Client]:
+    """A new tenant's client."""
+    tenant = gateway.registry.create_tenant(f"t-{uuid.uuid4().hex[:12]}", "shared")
+    api_key = gateway.registry.create_key(tenant.name)
+    headers = {"authorization": f"Bearer {api_key}"}
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=PATIENCE_S) as http:
+        yield Client(
+            url=gateway.url,
+            tenant=tenant,
+            api_key=api_key,
+            http=http,
+            registry=gateway.registry,
+        )

@@ -1,0 +1,206 @@
+"""A server that speaks Triton's protocol, for faults that a real one can't be made to show.
+
+What it does is chosen by the last message of each request, so tests share no state.
+"""
+
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+READY_BASE_MODEL = "tiny"
+PATIENCE_S = 10
+WORDS = ("The", " capital", " is", " Paris", ".")
+
+Response: TypeAlias = service_pb2.ModelStreamInferResponse
+Script = Callable[["Exchange"], Iterator[Response]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """A request as the stand-in got it, and when its caller went away."""
+
+    base_model: str
+    request: Mapping[str, Any]
+    empty_final_wanted: bool
+    context: Any
+    cancelled: threading.Event
+
+    @property
+    def stream(self) -> bool:
+        return bool(self.request["body"].get("stream"))
+
+
+class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Speaks the part of Triton's protocol that the gateway uses."""
+
+    def __init__(self) -> None:
+        self.exchanges: dict[str, Exchange] = {}
+        self._arrived: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+
+    def wait_for(self, prompt: str) -> Exchange:
+        """The exchange of the request whose last message ends with this."""
+        assert self._arrived[prompt].wait(PATIENCE_S)
+        return self.exchanges[prompt]
+
+    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
+        return service_pb2.ModelReadyResponse(ready=request.name == READY_BASE_MODEL)
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Response]:  # noqa: N802
+        message = next(requests)
+        request = json.loads(message.raw_input_contents[0][4:])
+        cancelled = threading.Event()
+        exchange = Exchange(
+            base_model=message.model_name,
+            request=request,
+            empty_final_wanted=message.parameters["triton_enable_empty_final_response"].bool_param,
+            context=context,
+            cancelled=cancelled,
+        )
+        context.add_callback(cancelled.set)
+        prompt = request["body"]["messages"][-1]["content"]
+        self.exchanges[prompt] = exchange
+        self._arrived[prompt].set()
+        yield from SCRIPTS[prompt.partition("#")[0]](exchange)
+
+
+def response(
+    payload: bytes | None = None, *, status: int | None = None, final: bool = False
+) -> Any:
+    message = Response()
+    infer = message.infer_response
+    if payload is not None:
+        infer.outputs.add(name="openai_response", datatype="BYTES", shape=[1])
+        infer.raw_output_contents.append(len(payload).to_bytes(4, "little") + payload)
+    if status is not None:
+        infer.outputs.add(name="http_status", datatype="INT32", shape=[1])
+        infer.raw_output_contents.append(status.to_bytes(4, "little"))
+    infer.parameters["triton_final_response"].bool_param = final
+    return message
+
+
+def event(word: str, served_name: str) -> bytes:
+    chunk = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": served_name,
+        "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}],
+    }
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+def whole(text: str, served_name: str) -> bytes:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    answer = {"id": "1", "object": "chat.completion", "created": 1, "model": served_name}
+    return json.dumps({**answer, "choices": [choice]}).encode()
+
+
+def _hello(exchange: Exchange) -> Iterator[Response]:
+    served_name = exchange.request["served_name"]
+    if not exchange.stream:
+        yield response(whole("".join(WORDS), served_name), status=200)
+    else:
+        for index, word in enumerate(WORDS):
+            yield response(event(word, served_name), status=None if index else 200)
+        yield response(b"data: [DONE]\n\n")
+    yield response(final=True)
+
+
+def _slow_hello(exchange: Exchange) -> Iterator[Response]:
+    time.sleep(0.7)
+    yield from _hello(exchange)
+
+
+def _refuses(exchange: Exchange, *, status: int, code: int | str) -> Iterator[Response]:
+    error = {
+        "message": f"{exchange.request['lora_name']} at /srv/data/adapters/x is not good",
+        "type": "BadRequestError",
+        "param": None,
+        "code": code,
+    }
+    yield response(json.dumps({"error": error}).encode(), status=status, final=True)
+
+
+def _starts_then(exchange: Exchange) -> Iterator[Response]:
+    served_name = exchange.request["served_name"]
+    payload = event("The", served_name) if exchange.stream else whole("The", served_name)
+    yield response(payload, status=200)
+
+
+def _breaks(exchange: Exchange) -> Iterator[Response]:
+    yield from _starts_then(exchange)
+    yield Response(error_message="the stub in /srv/triton died")
+
+
+def _aborts(exchange: Exchange) -> Iterator[Response]:
+    yield from _starts_then(exchange)
+    exchange.context.abort(grpc.StatusCode.INTERNAL, "lost in /srv/triton")
+
+
+def _fails_midway(exchange: Exchange) -> Iterator[Response]:
+    yield from _starts_then(exchange)
+    yield from _refuses(exchange, status=500, code=500)
+
+
+def _hangs(exchange: Exchange) -> Iterator[Response]:
+    exchange.cancelled.wait(PATIENCE_S)
+    yield from ()
+
+
+def _hangs_midway(exchange: Exchange) -> Iterator[Response]:
+    yield from _starts_then(exchange)
+    yield from _hangs(exchange)
+
+
+def _slow_refusal(exchange: Exchange) -> Iterator[Response]:
+    time.sleep(0.7)
+    yield from _refuses(exchange, status=400, code=400)
+
+
+def _goes_on(exchange: Exchange) -> Iterator[Response]:
+    yield from _starts_then(exchange)
+    while not exchange.cancelled.wait(0.02):
+        yield response(event(" more", exchange.request["served_name"]))
+
+
+SCRIPTS: Mapping[str, Script] = {
+    "hello": _hello,
+    "slow hello": _slow_hello,
+    "refused": lambda exchange: _refuses(exchange, status=400, code=400),
+    "slow refusal": _slow_refusal,
+    "crashed": lambda exchange: _refuses(exchange, status=500, code=500),
+    "not loaded": lambda exchange: _refuses(exchange, status=404, code="adapter_not_loaded"),
+    "error": lambda _: iter([Response(error_message="unknown model in /srv/triton")]),
+    "no status": lambda _: iter([response(b"{}", final=True)]),
+    "only final": lambda _: iter([response(final=True)]),
+    "breaks": _breaks,
+    "aborts": _aborts,
+    "ends": _starts_then,
+    "fails midway": _fails_midway,
+    "hangs": _hangs,
+    "hangs midway": _hangs_midway,
+    "goes on": _goes_on,
+}
+
+
+@contextmanager
+def stand_in_server(stand_in: StandIn) -> Iterator[int]:
+    """The stand-in on a free port."""
+    server = grpc.server(ThreadPoolExecutor(16))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(stand_in, server)
+    port: int = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(None).wait()

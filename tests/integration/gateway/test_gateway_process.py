@@ -1,0 +1,193 @@
+"""The gateway as a process of its own: its command line, its end, and life without Triton."""
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from adapter_sync.record import BaseModel
+from adapter_sync.registry import Registry
+from adapter_sync.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+PATIENCE_S = 30
+COMMAND = (sys.executable, "-m", "gateway")
+IMPATIENT = (sys.executable, "-c", "import gateway.__main__ as g; g._STOP_AFTER_S = 1; g.main()")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _environment(folder: Path, port: int, triton_port: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "LORA_DATA_DIR": str(folder / "data"),
+        "GATEWAY_PORT": str(port),
+        "TRITON_GRPC_PORT": str(triton_port),
+    }
+
+
+@contextmanager
+def _running(
+    folder: Path, triton_port: int, command: Sequence[str] = COMMAND
+) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    port = _free_port()
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=_environment(folder, port, triton_port),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_live(url, process)
+        yield url, process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _wait_until_live(url: str, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the gateway ended"
+        try:
+            httpx.get(f"{url}/health/live")
+        except httpx.TransportError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail("the gateway did not start")
+
+
+def _registry(folder: Path) -> Registry:
+    settings = Settings(_env_file=None, lora_data_dir=folder / "data")  # type: ignore[call-arg]
+    return Registry.open(settings.registry_url)
+
+
+def _prepare(folder: Path) -> str:
+    registry = _registry(folder)
+    registry.put_base_model(
+        BaseModel(name="tiny", max_lora_rank=8, max_model_len=64, tensor_shapes={"x": (1, 1)})
+    )
+    registry.create_tenant("acme", "shared")
+    key = registry.create_key("acme")
+    registry.close()
+    return key
+
+
+def test_help_tells_the_settings() -> None:
+    shown = subprocess.run(
+        [*COMMAND, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "GATEWAY_PORT" in shown.stdout
+    assert "TRITON_GRPC_PORT" in shown.stdout
+
+
+def test_a_process_without_triton_says_so_and_ends_cleanly(tmp_path: Path) -> None:
+    with _running(tmp_path, _free_port()) as (url, process):
+        empty = httpx.get(f"{url}/health/ready")
+        key = _prepare(tmp_path)
+        without_triton = httpx.get(f"{url}/health/ready")
+        headers = {"authorization": f"Bearer {key}", "x-request-id": "mine"}
+        chat = httpx.post(
+            f"{url}/v1/chat/completions",
+            headers=headers,
+            json={"model": "tiny", "messages": [{"role": "user", "content": "hello"}]},
+        )
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    assert (empty.status_code, empty.json()["missing"]) == (503, ["no base model is registered"])
+    assert without_triton.status_code == 503
+    assert without_triton.json() == {
+        "status": "not_ready",
+        "missing": ["Triton does not answer for the base model 'tiny'"],
+    }
+    assert chat.status_code == 503
+    assert chat.headers["retry-after"] == "1"
+    assert chat.json()["error"]["code"] == "server_is_overloaded"
+    assert process.returncode == -signal.SIGTERM
+    _check_log(output, key)
+
+
+def _check_log(output: str, key: str) -> None:
+    lines = [json.loads(line) for line in output.splitlines()]
+    (chat,) = [line for line in lines if line.get("path") == "/v1/chat/completions"]
+    assert chat["event"] == "request.answered"
+    assert (chat["status"], chat["request_id"], chat["level"]) == (503, "mine", "warning")
+    assert chat["requested_model"] == "tiny"
+    assert "UNAVAILABLE" in chat["error"]
+    assert key not in output
+    assert re.search(r"pk-[0-9a-f]{20}", output) is None
+
+
+def test_a_broken_registry_is_told_and_its_errors_are_not(tmp_path: Path) -> None:
+    key = _prepare(tmp_path)
+    with _running(tmp_path, _free_port()) as (url, process):
+        with closing(sqlite3.connect(tmp_path / "data" / "registry.db")) as database:
+            for table in ("change_counter", "api_keys"):
+                database.execute(f"DROP TABLE {table}")
+        ready = httpx.get(f"{url}/health/ready")
+        models = httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"})
+        process.terminate()
+        output, _ = process.communicate(timeout=PATIENCE_S)
+    assert ready.status_code == 503
+    assert ready.json()["missing"] == ["the registry does not answer"]
+    assert models.status_code == 500
+    assert models.headers["x-request-id"]
+    assert models.json()["error"]["code"] == "server_error"
+    assert "table" not in models.text
+    assert "no such table: api_keys" in output
+
+
+def test_a_stream_that_outlives_the_stop_is_told(tmp_path: Path, triton_port: int) -> None:
+    key = _prepare(tmp_path)
+    body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "goes on"}]}
+    with (
+        _running(tmp_path, triton_port, command=IMPATIENT) as (url, process),
+        httpx.stream(
+            "POST",
+            f"{url}/v1/chat/completions",
+            headers={"authorization": f"Bearer {key}"},
+            json=body,
+        ) as answer,
+    ):
+        pieces = answer.iter_bytes()
+        next(pieces)
+        process.send_signal(signal.SIGTERM)
+        last = b"".join(pieces).split(b"\n\n")[-2]
+        assert process.wait(PATIENCE_S) == -signal.SIGTERM
+    error = json.loads(last.removeprefix(b"data: "))["error"]
+    assert error["message"].startswith("The server is restarting")
+
+
+def test_a_taken_port_is_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        ended = subprocess.run(
+            COMMAND,
+            cwd=tmp_path,
+            env=_environment(tmp_path, port, _free_port()),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert ended.returncode != 0
+    assert "address already in use" in ended.stdout

@@ -1,0 +1,77 @@
+"""vLLM's errors are mended and tell nothing from inside the server."""
+
+import json
+
+import pytest
+
+from adapter_sync.errors import TritonUnavailableError
+from gateway.engine_errors import engine_error, public_words
+from gateway.errors import AdapterNotReadyError, EngineFailedError, EngineRefusedError, answer_for
+
+LORA_NAME = "adp_0123456789abcdefghij@0123456789abcdef"
+
+
+def _vllm_error(message: str, *, code: int | str = 400, param: str | None = None) -> bytes:
+    error = {"message": message, "type": "BadRequestError", "param": param, "code": code}
+    return json.dumps({"error": error}).encode()
+
+
+def test_a_refusal_becomes_the_openai_envelope() -> None:
+    payload = _vllm_error("max_tokens must be at least 1", param="max_tokens")
+    error = engine_error(400, payload, lora_name=None, served_name="base")
+    assert json.loads(answer_for(error).body) == {
+        "error": {
+            "message": "max_tokens must be at least 1",
+            "type": "invalid_request_error",
+            "param": "max_tokens",
+            "code": None,
+        }
+    }
+
+
+def test_a_code_that_is_a_string_is_kept() -> None:
+    payload = _vllm_error("too long", code="context_length_exceeded")
+    error = engine_error(400, payload, lora_name=None, served_name="base")
+    assert error.code == "context_length_exceeded"
+
+
+def test_the_internal_name_becomes_the_one_that_the_client_used() -> None:
+    payload = _vllm_error(f"The model `{LORA_NAME}` does not support that.")
+    error = engine_error(400, payload, lora_name=LORA_NAME, served_name="base:finance")
+    assert str(error) == "The model `base:finance` does not support that."
+
+
+@pytest.mark.parametrize(
+    ("message", "public"),
+    [
+        (f"no {LORA_NAME} here", "no … here"),
+        ("can't read /srv/data/adapters/x.safetensors", "can't read …"),
+        ("'/root/.cache/hub' is missing", "'…' is missing"),
+        ("the type application/json and 1/2/3", "the type application/json and 1/2/3"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+        ("#/properties/age/type is wrong", "#/properties/age/type is wrong"),
+    ],
+)
+def test_names_and_paths_from_inside_are_taken_out(message: str, public: str) -> None:
+    assert public_words(message, lora_name=None, served_name="base") == public
+
+
+def test_an_adapter_that_the_engine_does_not_have_yet_is_not_ready() -> None:
+    payload = _vllm_error("not loaded", code="adapter_not_loaded")
+    error = engine_error(404, payload, lora_name=LORA_NAME, served_name="base:finance")
+    assert isinstance(error, AdapterNotReadyError)
+
+
+@pytest.mark.parametrize(
+    ("status", "cls"),
+    [(500, EngineFailedError), (503, TritonUnavailableError), (422, EngineRefusedError)],
+)
+def test_the_status_decides_whose_fault_it_is(status: int, cls: type[Exception]) -> None:
+    error = engine_error(status, _vllm_error("x"), lora_name=None, served_name="base")
+    assert type(error) is cls
+
+
+@pytest.mark.parametrize("payload", [b"", b"not json", b"[]", b'{"error": "words"}', b"\xff"])
+def test_an_error_without_its_json_still_has_words(payload: bytes) -> None:
+    error = engine_error(400, payload, lora_name=None, served_name="base")
+    assert str(error) == "The engine answered with the status 400."
