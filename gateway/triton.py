@@ -18,6 +18,8 @@ from adapter_sync.errors import TransientError, TritonRefusedError, TritonUnavai
 from gateway.errors import EngineTimeoutError
 
 _LENGTH_BYTES = 4
+_END_S = 2.0
+_GRACE_S = 0.1
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -87,20 +89,24 @@ class TritonClient:
     def __init__(self, address: str) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Close the channel; calls still open are cancelled."""
+        await asyncio.gather(*self._ending)
         await self._channel.close()
 
     @asynccontextmanager
     async def call(self, base_model: str, request: EngineRequest) -> AsyncIterator[EngineCall]:
         """One ModelStreamInfer of one request."""
-        call = self._stub.ModelStreamInfer()
+        call = TritonCall(self._stub.ModelStreamInfer(), infer_request(base_model, request))
         try:
-            yield TritonCall(call, infer_request(base_model, request))
+            yield call
         finally:
-            # Only cancelling tells Triton: a call merely dropped runs to its end (grpcio 1.85).
-            call.cancel()
+            # In a task of its own: the client may leave, or its answer go out, meanwhile.
+            ending = asyncio.create_task(call.end())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
     async def is_ready(self, base_model: str, *, within_s: float) -> bool:
         """Triton's own ModelReady."""
@@ -119,6 +125,7 @@ class TritonCall:
     def __init__(self, call: Any, request: service_pb2.ModelInferRequest) -> None:
         self._call = call
         self._unsent: service_pb2.ModelInferRequest | None = request
+        self._reading: asyncio.Task[Any] | None = None
         self._ended = False
 
     async def read(self, *, within_s: float) -> EngineResponse | None:
@@ -134,16 +141,50 @@ class TritonCall:
                 return engine_response(message.infer_response)
         return None
 
+    async def end(self) -> None:
+        """Let Triton end the stream if it is about to, else cancel it.
+
+        A stream that is cancelled between Triton's final response and its end stays in Triton for
+        ever, and with it the request: the base model can't be unloaded any more (server 24.10,
+        stream_infer_handler.cc). Clients leave just then: their answer is complete before.
+        """
+        try:
+            async with asyncio.timeout(_END_S if self._ended else _GRACE_S):
+                while await self._next() is not grpc.aio.EOF:
+                    pass
+        except (TimeoutError, grpc.aio.AioRpcError):
+            pass
+        finally:
+            # Only cancelling tells Triton: a call merely dropped runs to its end (grpcio 1.85).
+            self._call.cancel()
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.gather(self._reading, return_exceptions=True)
+
     async def _message(self, within_s: float) -> Any:
         try:
             async with asyncio.timeout(within_s):
-                if self._unsent is not None:
-                    await self._send(self._unsent)
-                return await self._call.read()
+                return await self._next()
         except TimeoutError as error:
             raise EngineTimeoutError(waited_s=within_s) from error
         except grpc.aio.AioRpcError as error:
             raise transient_error(error) from error
+
+    async def _next(self) -> Any:
+        """Triton's next message, or EOF.
+
+        When this is cancelled the reading goes on, because a cancelled one cancels the call.
+        """
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._receive())
+        await asyncio.wait({self._reading})
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+    async def _receive(self) -> Any:
+        if self._unsent is not None:
+            await self._send(self._unsent)
+        return await self._call.read()
 
     async def _send(self, request: service_pb2.ModelInferRequest) -> None:
         # Under the first read's deadline: a large request to a stopped Triton blocks here.

@@ -1,6 +1,7 @@
 """The same hot-load where Triton polls its repository, and a clean end."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_an_adapter_is_hot_loaded_replaced_and_deleted_without_a_load_call(
 
 
 def test_ctrl_c_leaves_no_process_socket_or_shared_memory(poll_stack: Stack) -> None:
+    answer_many(poll_stack)
     pids = poll_stack.engine_pids()
     shared_memory = set(Path("/dev/shm").iterdir())  # noqa: S108
     mine = [region for region in shared_memory if poll_stack_owns(region, pids)]
@@ -59,6 +61,23 @@ def test_ctrl_c_leaves_no_process_socket_or_shared_memory(poll_stack: Stack) -> 
     assert [region for region in mine if region.exists()] == []
     # Ended by itself, within Triton's own time, not by force.
     assert "Exit timeout expired" not in poll_stack.log.read_text(errors="replace")
+
+
+def answer_many(stack: Stack) -> None:
+    """Short answers, whole and streamed: each of them that Triton kept would hold up its end."""
+    client = stack.openai(stack.new_key("many"))
+
+    def ask(number: int) -> None:
+        answer = client.chat.completions.create(
+            model=BASE_MODEL,
+            messages=[{"role": "user", "content": "Hi"}],
+            max_tokens=2,
+            stream=bool(number % 2),
+        )
+        assert list(answer)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(60)))
 
 
 def poll_stack_owns(region: Path, pids: tuple[int, ...]) -> bool:

@@ -26,13 +26,14 @@ Script = Callable[["Exchange"], Iterator[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """A request as the stand-in got it, and when its caller went away."""
+    """A request as the stand-in got it, when its caller went away, and whether that was later."""
 
     base_model: str
     request: Mapping[str, Any]
     empty_final_wanted: bool
     context: Any
     cancelled: threading.Event
+    ended_here: threading.Event
 
     @property
     def stream(self) -> bool:
@@ -64,6 +65,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             empty_final_wanted=message.parameters["triton_enable_empty_final_response"].bool_param,
             context=context,
             cancelled=cancelled,
+            ended_here=threading.Event(),
         )
         context.add_callback(cancelled.set)
         prompt = request["body"]["messages"][-1]["content"]
@@ -114,6 +116,16 @@ def _hello(exchange: Exchange) -> Iterator[Response]:
             yield response(event(word, served_name), status=None if index else 200)
         yield response(b"data: [DONE]\n\n")
     yield response(final=True)
+
+
+def _lingers(exchange: Exchange) -> Iterator[Response]:
+    """As Triton does: moments lie between the last bytes, the final response and the end."""
+    for message in _hello(exchange):
+        if message.infer_response.parameters["triton_final_response"].bool_param:
+            time.sleep(0.03)
+        yield message
+    if not exchange.cancelled.wait(0.03):
+        exchange.ended_here.set()
 
 
 def _slow_hello(exchange: Exchange) -> Iterator[Response]:
@@ -175,6 +187,7 @@ def _goes_on(exchange: Exchange) -> Iterator[Response]:
 
 SCRIPTS: Mapping[str, Script] = {
     "hello": _hello,
+    "lingers": _lingers,
     "slow hello": _slow_hello,
     "refused": lambda exchange: _refuses(exchange, status=400, code=400),
     "slow refusal": _slow_refusal,

@@ -167,6 +167,24 @@ def test_a_client_that_leaves_before_the_first_byte_ends_the_request(
     assert time.monotonic() - left < 0.7
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stream_that_triton_is_about_to_end_is_not_cancelled(
+    client: Client, stand_in: StandIn, prompt: Prompt, *, stream: bool
+) -> None:
+    asked = prompt("lingers")
+    assert client.chat(asked, stream=stream).is_success
+    assert stand_in.wait_for(asked).ended_here.wait(PATIENCE_S)
+
+
+def test_a_client_that_leaves_after_its_last_event_cancels_nothing(
+    client: Client, stand_in: StandIn, prompt: Prompt
+) -> None:
+    asked = prompt("lingers")
+    with client.chat_stream(asked) as answer:
+        assert any(line == "data: [DONE]" for line in answer.iter_lines())
+    assert stand_in.wait_for(asked).ended_here.wait(PATIENCE_S)
+
+
 def test_the_gateway_goes_on_after_every_fault(client: Client) -> None:
     for script in ("breaks", "aborts", "ends", "error"):
         client.chat(script, stream=True)
