@@ -8,6 +8,8 @@
     │   ├── AdapterExistsError      the tenant has an adapter of that name on that base model
     │   ├── AdapterNotFoundError    no such adapter, or another tenant's: the same words for both
     │   ├── BaseModelNotFoundError  no such base model
+    │   ├── InvalidRepoError        what can't name a Hugging Face repo, revision or folder
+    │   ├── RepoNotFoundError       no such repo or revision, or none that may be read
     │   ├── InvalidNameError        a name that does not follow its pattern
     │   ├── InvalidApiKeyError      no key, or one that was never issued
     │   ├── TenantExistsError
@@ -15,6 +17,7 @@
     │   ├── UnknownTierError
     │   └── ConfigurationError      a setting or a file of the installation is wrong
     └── TransientError              may succeed later, with nothing changed by the caller
+        ├── HubUnavailableError     the Hugging Face hub does not answer as it should
         ├── TritonUnavailableError  Triton does not answer, or not in time
         └── TritonRefusedError      Triton answered with an error
 
@@ -111,6 +114,26 @@ class BaseModelNotFoundError(PermanentError):
         super().__init__(f"There is no base model '{base_model}'. The base models are: {names}.")
 
 
+class InvalidRepoError(PermanentError):
+    """What can't name a Hugging Face repo, a revision or a folder in it."""
+
+    code = "invalid_repo"
+
+    def __init__(self, *, param: str, found: str, expected: str) -> None:
+        super().__init__(f"Invalid '{param}': expected {expected}, but got {found!r}.")
+        self.param = param
+
+
+class RepoNotFoundError(PermanentError):
+    """No such repo or revision, or none that the sender's token may read."""
+
+    code = "repo_not_found"
+
+    def __init__(self, message: str, *, param: str = "repo") -> None:
+        super().__init__(message)
+        self.param = param
+
+
 class InvalidNameError(PermanentError):
     """A name does not follow its pattern."""
 
@@ -158,6 +181,12 @@ class ConfigurationError(PermanentError):
     """A setting or a file of the installation is wrong; the message says which and how."""
 
     code = "configuration_error"
+
+
+class HubUnavailableError(TransientError):
+    """The Hugging Face hub does not answer as it should."""
+
+    code = "hub_unavailable"
 
 
 class TritonUnavailableError(TransientError):
