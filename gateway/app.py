@@ -15,6 +15,7 @@ from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.errors import LoraServerError
 from adapter_sync.intake import Intake
 from adapter_sync.registry import Registry
+from adapter_sync.secret_key import load_secret_key
 from adapter_sync.settings import Settings
 from gateway.access_log import AccessLog
 from gateway.adapters import delete_adapter, list_adapters, show_adapter
@@ -26,7 +27,6 @@ from gateway.health import live, ready
 from gateway.limits import Limits
 from gateway.models import list_models
 from gateway.request_id import RequestId
-from gateway.secret_key import load_secret_key
 from gateway.services import Services
 from gateway.triton import TritonClient
 from gateway.upload import upload_adapter

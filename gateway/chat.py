@@ -6,12 +6,12 @@ from anyio import to_thread
 from fastapi import Request
 from starlette.responses import Response
 
+from adapter_sync.secret_key import cache_salt
 from gateway.auth import CurrentTenant
 from gateway.body import read_body
 from gateway.chat_request import parse_chat_request
 from gateway.relay import Relay
 from gateway.resolve import resolve
-from gateway.secret_key import cache_salt
 from gateway.services import CurrentServices
 from gateway.triton import EngineRequest
 

@@ -5,10 +5,11 @@ https://huggingface.co/docs/huggingface_hub/guides/download
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 import httpx2
 from huggingface_hub import HfApi
@@ -21,70 +22,22 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import tqdm
 
 from adapter_sync.errors import (
     AdapterTooLargeError,
     HubUnavailableError,
     InvalidAdapterError,
-    InvalidRepoError,
     RepoNotFoundError,
 )
+from adapter_sync.fetches import HubRepo, PinnedRepo
 from adapter_sync.tiers import Tier
 from adapter_sync.validation.config import MAX_CONFIG_BYTES
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-DEFAULT_REVISION = "main"
-
-_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
-_REPO = re.compile(rf"{_PART}/{_PART}")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}")
-_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ -]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubRepo:
-    """A repo as a sender names it: `revision` is a branch, a tag or a commit."""
-
-    repo: str
-    revision: str = DEFAULT_REVISION
-    subfolder: str | None = None
-
-    def __post_init__(self) -> None:
-        """Raises InvalidRepoError for what the hub could take for something else."""
-        if _REPO.fullmatch(self.repo) is None or ".." in self.repo or "--" in self.repo:
-            raise InvalidRepoError(param="repo", found=self.repo, expected="'organisation/name'")
-        if _REVISION.fullmatch(self.revision) is None or ".." in self.revision:
-            raise InvalidRepoError(
-                param="revision", found=self.revision, expected="a branch, a tag or a commit"
-            )
-        if self.subfolder is not None and not all(
-            _FOLDER.fullmatch(part) for part in self.subfolder.split("/")
-        ):
-            raise InvalidRepoError(
-                param="subfolder", found=self.subfolder, expected="a folder inside the repo"
-            )
-
-    def path_of(self, file: str) -> str:
-        """The file's path inside the repo."""
-        return str(PurePosixPath(self.subfolder or "", file))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PinnedRepo:
-    """A repo at one commit, its two files there and not too large."""
-
-    source: HubRepo
-    commit: str
-    weights_bytes: int
-    config_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """What is to be downloaded."""
-        return self.weights_bytes + self.config_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,11 +89,17 @@ def pin(
 
 
 def download(
-    pinned: PinnedRepo, folder: Path, *, token: str | None, endpoint: str | None = None
+    pinned: PinnedRepo,
+    folder: Path,
+    *,
+    token: str | None,
+    endpoint: str | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> DownloadedAdapter:
     """Fetch the two files of the pinned commit into a folder of the caller's.
 
-    A connection that breaks is taken up again where it broke; progress goes to stderr.
+    A connection that breaks is taken up again where it broke. `on_bytes` is told how many more
+    bytes came, and may raise to end the download; without it a progress bar goes to stderr.
 
     Raises:
         RepoNotFoundError: the repo has gone, or the token's right to it.
@@ -149,6 +108,7 @@ def download(
     """
     source = pinned.source
     api = HfApi(endpoint=endpoint)
+    bar = None if on_bytes is None else _telling(on_bytes)
     paths = {}
     for file, expected in (
         (CONFIG_FILE, pinned.config_bytes),
@@ -165,6 +125,7 @@ def download(
                     # Never the server's own cache: it may hold what the sender can't read.
                     cache_dir=folder / ".cache",
                     etag_timeout=_ETAG_TIMEOUT_S,
+                    tqdm_class=bar,
                 )
             )
         size_bytes = path.lstat().st_size
@@ -174,6 +135,19 @@ def download(
             )
         paths[file] = path
     return DownloadedAdapter(weights=paths[WEIGHTS_FILE], config=paths[CONFIG_FILE])
+
+
+def _telling(on_bytes: Callable[[int], None]) -> type[tqdm]:
+    """huggingface_hub tells its progress bar alone how far it is."""
+
+    class Telling(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            on_bytes(int(n or 0))
+
+    return Telling
 
 
 def _size(source: HubRepo, file: str, sizes: dict[str, int | None]) -> int:

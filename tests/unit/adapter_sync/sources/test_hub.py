@@ -13,7 +13,8 @@ from adapter_sync.errors import (
     LoraServerError,
     RepoNotFoundError,
 )
-from adapter_sync.sources.hub import DownloadedAdapter, HubRepo, download, pin
+from adapter_sync.fetches import HubRepo
+from adapter_sync.sources.hub import DownloadedAdapter, download, pin
 from adapter_sync.tiers import Tier
 from tests.hub_server import Hub, Repo, running_hub
 
@@ -137,6 +138,21 @@ def test_a_download_that_breaks_is_taken_up_where_it_broke(hub: Hub, tmp_path: P
     _, files = fetch(hub, tmp_path)
     assert files.weights.read_bytes() == weights
     assert len(weights) < hub.sent_bytes < 1.2 * len(weights)
+
+
+def test_who_asks_is_told_of_every_byte_and_may_end_the_download(hub: Hub, tmp_path: Path) -> None:
+    hub.repos[NAME] = Repo(files=FILES)
+    pinned = pin(HubRepo(repo=NAME), token=None, tier=TIER, endpoint=hub.endpoint)
+    told: list[int] = []
+    download(pinned, tmp_path / "a", token=None, endpoint=hub.endpoint, on_bytes=told.append)
+    assert sum(told) == pinned.total_bytes
+
+    def enough(_: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        download(pinned, tmp_path / "b", token=None, endpoint=hub.endpoint, on_bytes=enough)
+    assert [path for path in (tmp_path / "b").rglob("*.safetensors*") if path.is_file()] == []
 
 
 def test_a_file_of_another_size_than_announced_is_an_error(hub: Hub, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapter_sync.errors import ConfigurationError
-from gateway.secret_key import cache_salt, load_secret_key
+from adapter_sync.secret_key import cache_salt, load_secret_key
 
 PROCESSES = 4
 

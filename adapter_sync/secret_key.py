@@ -1,11 +1,14 @@
 """The server's own secret key, a file in the data folder, and what is derived from it."""
 
+import base64
 import contextlib
 import hmac
 import os
 import secrets
 from hashlib import sha256
 from pathlib import Path
+
+from cryptography.fernet import Fernet
 
 from adapter_sync.errors import ConfigurationError
 
@@ -33,6 +36,21 @@ def load_secret_key(data_folder: Path) -> bytes:
 def cache_salt(key: bytes, tenant_id: str) -> str:
     """The salt (hex) that keeps a tenant's cached prompt prefixes apart from the others'."""
     return hmac.new(key, tenant_id.encode(), sha256).hexdigest()
+
+
+def seal(key: bytes, secret: str) -> str:
+    """A sender's secret, so that it can be kept for a while and read only with the key."""
+    return _sealer(key).encrypt(secret.encode()).decode()
+
+
+def unseal(key: bytes, sealed: str) -> str:
+    """The secret. Raises cryptography's InvalidToken when another key sealed it."""
+    return _sealer(key).decrypt(sealed.encode()).decode()
+
+
+def _sealer(key: bytes) -> Fernet:
+    derived = hmac.new(key, b"seal", sha256).digest()
+    return Fernet(base64.urlsafe_b64encode(derived))
 
 
 def _make(path: Path) -> None:
