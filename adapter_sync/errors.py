@@ -7,6 +7,9 @@
     │   ├── AdapterLimitError       as many adapters as the tenant's tier allows
     │   ├── AdapterExistsError      the tenant has an adapter of that name on that base model
     │   ├── AdapterNotFoundError    no such adapter, or another tenant's: the same words for both
+    │   ├── RevisionNotFoundError   the adapter has no such revision, or none any more
+    │   ├── NoEarlierRevisionError  the adapter has nothing to go back to
+    │   ├── PreconditionFailedError the adapter is not what If-Match says
     │   ├── BaseModelNotFoundError  no such base model
     │   ├── InvalidRepoError        what can't name a Hugging Face repo, revision or folder
     │   ├── RepoNotFoundError       no such repo or revision, or none that may be read
@@ -89,8 +92,8 @@ class AdapterExistsError(PermanentError):
 
     def __init__(self, *, name: str, base_model: str, adapter_id: str) -> None:
         super().__init__(
-            f"There is already an adapter '{name}' on '{base_model}' ({adapter_id}). Delete it "
-            "first or choose another name."
+            f"There is already an adapter '{name}' on '{base_model}' ({adapter_id}). Send "
+            "replace=true to make this its new revision, or choose another name."
         )
 
 
@@ -101,6 +104,41 @@ class AdapterNotFoundError(PermanentError):
 
     def __init__(self, *, adapter_id: str) -> None:
         super().__init__(f"There is no adapter '{adapter_id}'.")
+
+
+class RevisionNotFoundError(PermanentError):
+    """The adapter has no revision of that number, or keeps it no longer."""
+
+    code = "revision_not_found"
+    param = "revision"
+
+    def __init__(self, *, number: int, kept: Sequence[int]) -> None:
+        numbers = ", ".join(str(each) for each in sorted(kept, reverse=True))
+        super().__init__(f"There is no revision {number}. The revisions kept are: {numbers}.")
+
+
+class NoEarlierRevisionError(PermanentError):
+    """The adapter's newest revision is the only one kept."""
+
+    code = "no_earlier_revision"
+
+    def __init__(self, *, adapter_id: str, number: int) -> None:
+        super().__init__(
+            f"The adapter '{adapter_id}' has only its revision {number}, so there is nothing to "
+            "go back to."
+        )
+
+
+class PreconditionFailedError(PermanentError):
+    """The adapter is not what If-Match says: somebody changed it, or there is none."""
+
+    code = "precondition_failed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The adapter is not the one that If-Match names: it was changed or deleted since. "
+            "Read the adapter again and send its etag."
+        )
 
 
 class BaseModelNotFoundError(PermanentError):

@@ -5,9 +5,11 @@ Imports nothing of the project but its errors, so that every room may use it.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
+from typing import Self
 
 from adapter_sync.errors import InvalidNameError
 
@@ -18,7 +20,7 @@ TENANT_RULE = "use 1 to 64 lower-case letters, digits and '-', with no '-' at ei
 
 
 class AdapterStatus(StrEnum):
-    """Where an adapter stands on its way into the engine."""
+    """Where an adapter's newest revision stands on its way into the engine."""
 
     LOADING = "loading"
     READY = "ready"
@@ -71,7 +73,11 @@ class Revision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """A tenant's adapter on a base model, with the revision that it serves."""
+    """A tenant's adapter on a base model.
+
+    `revision` is the newest one, and the status and the error are its own. `serving` is the one
+    that answers requests: the last that became ready, whatever has become of a newer one.
+    """
 
     id: str
     tenant_id: str
@@ -83,16 +89,64 @@ class Adapter:
     revision: Revision
     created_at: datetime
     updated_at: datetime
+    serving: Revision | None = None
 
     @property
     def lora_name(self) -> str:
-        """The adapter's identity inside the engine; a new revision is a new identity."""
-        return f"{self.id}@{self.revision.digest[:16]}"
+        """The newest revision's identity inside the engine: id and content."""
+        return self.lora_name_of(self.revision)
+
+    @property
+    def etag(self) -> str:
+        """A strong ETag, quotes included, that changes with every new revision."""
+        return self.etag_of(self.revision)
 
     @property
     def requested_model(self) -> str:
         """The string a client puts into `model`."""
         return f"{self.base_model}:{self.name}"
+
+    def lora_name_of(self, revision: Revision) -> str:
+        """A revision's identity inside the engine; revisions of one content are one to it."""
+        return f"{self.id}@{revision.digest[:16]}"
+
+    def etag_of(self, revision: Revision) -> str:
+        """The ETag that the adapter has, or had, with this revision as its newest."""
+        state = f"{self.id}/{revision.number}/{revision.digest}"
+        return f'"{sha256(state.encode()).hexdigest()[:32]}"'
+
+    def at(self, revision: Revision) -> Self:
+        """The same adapter with another of its revisions in the newest one's place."""
+        return replace(self, revision=revision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptRevision:
+    """A revision that can be gone back to, and whether it is the one that answers requests."""
+
+    revision: Revision
+    created_at: datetime
+    serving: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overwrite:
+    """What an upload may do to an adapter of its name that is there already.
+
+    `replace` makes a new revision of it. `if_match` holds the ETags that it has to have one of,
+    or "*" for any; None asks for nothing.
+    """
+
+    replace: bool = False
+    if_match: frozenset[str] | None = None
+
+
+CREATE_ONLY = Overwrite()
+
+
+def adapter_id_of(lora_name: str) -> str:
+    """The id of the adapter that an identity inside the engine belongs to."""
+    return lora_name.partition("@")[0]
 
 
 def check_adapter_name(name: str) -> str:

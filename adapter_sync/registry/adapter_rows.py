@@ -1,16 +1,40 @@
-"""How an adapter with its current revision becomes rows, and comes back from one."""
+"""How an adapter with its newest and serving revisions becomes rows, and comes back from one."""
+
+from typing import Any
 
 from sqlalchemy import Row, and_, select
 
 from adapter_sync.record import Adapter, AdapterStatus, Revision
 from adapter_sync.registry.tables import adapters, revisions
 
-SELECT_ADAPTERS = select(
-    adapters,
-    *(column for column in revisions.c if column.name not in ("adapter_id", "created_at")),
-).join(
-    revisions,
-    and_(revisions.c.adapter_id == adapters.c.id, revisions.c.number == adapters.c.revision_number),
+_SERVING = "serving_"
+_serving = revisions.alias("serving")
+_NOT_CONTENT = ("adapter_id", "created_at")
+
+SELECT_ADAPTERS = (
+    select(
+        adapters,
+        *(column for column in revisions.c if column.name not in _NOT_CONTENT),
+        *(
+            column.label(f"{_SERVING}{column.name}")
+            for column in _serving.c
+            if column.name not in _NOT_CONTENT
+        ),
+    )
+    .join(
+        revisions,
+        and_(
+            revisions.c.adapter_id == adapters.c.id,
+            revisions.c.number == adapters.c.revision_number,
+        ),
+    )
+    .outerjoin(
+        _serving,
+        and_(
+            _serving.c.adapter_id == adapters.c.id,
+            _serving.c.number == adapters.c.serving_revision,
+        ),
+    )
 )
 
 
@@ -22,6 +46,7 @@ def adapter_values(adapter: Adapter) -> dict[str, object]:
         "base_model": adapter.base_model,
         "name": adapter.name,
         "revision_number": adapter.revision.number,
+        "serving_revision": None if adapter.serving is None else adapter.serving.number,
         "status": adapter.status.value,
         "error_code": adapter.error_code,
         "error_message": adapter.error_message,
@@ -31,7 +56,7 @@ def adapter_values(adapter: Adapter) -> dict[str, object]:
 
 
 def revision_values(adapter: Adapter) -> dict[str, object]:
-    """The row of the adapter's revision."""
+    """The row of the adapter's newest revision, made when the adapter was changed last."""
     revision = adapter.revision
     return {
         "adapter_id": adapter.id,
@@ -44,7 +69,7 @@ def revision_values(adapter: Adapter) -> dict[str, object]:
         "lora_alpha": revision.lora_alpha,
         "target_modules": list(revision.target_modules),
         "warnings": list(revision.warnings),
-        "created_at": adapter.created_at,
+        "created_at": adapter.updated_at,
     }
 
 
@@ -58,21 +83,27 @@ def adapter_of(row: Row[tuple[object, ...]]) -> Adapter:
         status=AdapterStatus(row.status),
         error_code=row.error_code,
         error_message=row.error_message,
-        revision=_revision(row),
+        revision=revision_of(row),
         created_at=row.created_at,
         updated_at=row.updated_at,
+        serving=None if row.serving_number is None else revision_of(row, _SERVING),
     )
 
 
-def _revision(row: Row[tuple[object, ...]]) -> Revision:
+def revision_of(row: Row[tuple[object, ...]], prefix: str = "") -> Revision:
+    """The revision in a row whose columns have the prefix before their names."""
+
+    def value(name: str) -> Any:
+        return getattr(row, f"{prefix}{name}")
+
     return Revision(
-        number=row.number,
-        digest=row.digest,
-        config_blob=row.config_blob,
-        weights_blob=row.weights_blob,
-        size_bytes=row.size_bytes,
-        rank=row.rank,
-        lora_alpha=row.lora_alpha,
-        target_modules=tuple(row.target_modules),
-        warnings=tuple(row.warnings),
+        number=value("number"),
+        digest=value("digest"),
+        config_blob=value("config_blob"),
+        weights_blob=value("weights_blob"),
+        size_bytes=value("size_bytes"),
+        rank=value("rank"),
+        lora_alpha=value("lora_alpha"),
+        target_modules=tuple(value("target_modules")),
+        warnings=tuple(value("warnings")),
     )

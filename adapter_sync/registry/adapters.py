@@ -4,13 +4,20 @@ The writing functions count on Database.changing: what they read stays true unti
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
 from adapter_sync.errors import AdapterExistsError, AdapterLimitError, AdapterNotFoundError
-from adapter_sync.record import Adapter, AdapterStatus, Revision, Tenant, check_adapter_name
+from adapter_sync.record import (
+    Adapter,
+    AdapterStatus,
+    Overwrite,
+    Revision,
+    Tenant,
+    check_adapter_name,
+)
 from adapter_sync.registry.adapter_rows import (
     SELECT_ADAPTERS,
     adapter_of,
@@ -19,6 +26,7 @@ from adapter_sync.registry.adapter_rows import (
 )
 from adapter_sync.registry.base_models import require_base_model
 from adapter_sync.registry.keys import new_id
+from adapter_sync.registry.revisions import delete_revisions, insert_revision, require_match
 from adapter_sync.registry.tables import NOT_DELETING, adapters, revisions
 from adapter_sync.tiers import tier_named
 
@@ -32,33 +40,32 @@ class AdapterState:
     error_message: str | None = None
 
 
-def insert_adapter(
-    connection: Connection, *, tenant: Tenant, name: str, base_model: str, revision: Revision
+def put_adapter(
+    connection: Connection,
+    *,
+    tenant: Tenant,
+    name: str,
+    base_model: str,
+    revision: Revision,
+    overwrite: Overwrite,
 ) -> Adapter:
-    """An adapter that is loading.
+    """A new adapter, or a new revision of the one of that name; loading if the engine lacks it.
 
-    Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError.
+    Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
+    PreconditionFailedError.
     """
     check_adapter_name(name)
     require_base_model(connection, base_model)
-    _require_free_name(connection, tenant_id=tenant.id, base_model=base_model, name=name)
-    _require_room(connection, tenant)
-    now = datetime.now(UTC)
-    adapter = Adapter(
-        id=new_id("adp_"),
-        tenant_id=tenant.id,
-        name=name,
-        base_model=base_model,
-        status=AdapterStatus.LOADING,
-        error_code=None,
-        error_message=None,
-        revision=revision,
-        created_at=now,
-        updated_at=now,
-    )
-    connection.execute(insert(adapters).values(adapter_values(adapter)))
-    connection.execute(insert(revisions).values(revision_values(adapter)))
-    return adapter
+    known = _find(connection, _has_name(tenant_id=tenant.id, base_model=base_model, name=name))
+    require_match(overwrite.if_match, known)
+    if known is None:
+        _require_room(connection, tenant)
+        return _insert_adapter(
+            connection, tenant=tenant, name=name, base_model=base_model, revision=revision
+        )
+    if not overwrite.replace:
+        raise AdapterExistsError(name=name, base_model=base_model, adapter_id=known.id)
+    return insert_revision(connection, known, revision)
 
 
 def select_adapter(connection: Connection, *, tenant_id: str, adapter_id: str) -> Adapter:
@@ -96,21 +103,27 @@ def select_adapters_on(connection: Connection, base_model: str) -> list[Adapter]
     return [adapter_of(row) for row in connection.execute(query)]
 
 
-def mark_deleting(connection: Connection, *, tenant_id: str, adapter_id: str) -> Adapter:
-    """The adapter as it is now. Raises AdapterNotFoundError."""
-    select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
-    _write_state(connection, adapter_id, AdapterState(status=AdapterStatus.DELETING))
-    return _one(connection, adapters.c.id == adapter_id, asked_for=adapter_id)
+def mark_deleting(
+    connection: Connection, *, tenant_id: str, adapter_id: str, if_match: frozenset[str] | None
+) -> Adapter:
+    """The adapter as it is now. Raises AdapterNotFoundError, PreconditionFailedError."""
+    adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+    require_match(if_match, adapter)
+    return _write(
+        connection,
+        replace(adapter, status=AdapterStatus.DELETING, error_code=None, error_message=None),
+    )
 
 
 def update_state(connection: Connection, adapter_id: str, digest: str, state: AdapterState) -> bool:
-    """Whether anything changed: not for another content than `digest`, nor while deleting."""
-    of_content = and_(adapters.c.id == adapter_id, revisions.c.digest == digest, NOT_DELETING)
-    row = connection.execute(SELECT_ADAPTERS.where(of_content)).first()
-    wanted = (state.status.value, state.error_code, state.error_message)
-    if row is None or (row.status, row.error_code, row.error_message) == wanted:
+    """Whether anything changed: not for a content that is neither the newest nor serving."""
+    adapter = _find(connection, and_(adapters.c.id == adapter_id, NOT_DELETING))
+    if adapter is None:
         return False
-    _write_state(connection, adapter_id, state)
+    changed = _after(adapter, digest, state)
+    if changed == adapter:
+        return False
+    _write(connection, changed)
     return True
 
 
@@ -122,31 +135,46 @@ def delete_deleting(connection: Connection, adapter_id: str) -> Sequence[str] | 
     is_it = and_(adapters.c.id == adapter_id, adapters.c.status == AdapterStatus.DELETING.value)
     if connection.scalar(select(adapters.c.id).where(is_it)) is None:
         return None
-    rows = connection.execute(
-        select(revisions.c.config_blob, revisions.c.weights_blob).where(
-            revisions.c.adapter_id == adapter_id
-        )
-    ).all()
-    digests = {digest for row in rows for digest in row}
-    connection.execute(delete(revisions).where(revisions.c.adapter_id == adapter_id))
+    unused = delete_revisions(connection, revisions.c.adapter_id == adapter_id)
     connection.execute(delete(adapters).where(adapters.c.id == adapter_id))
-    return [digest for digest in sorted(digests) if not is_blob_used(connection, digest)]
+    return unused
 
 
-def is_blob_used(connection: Connection, digest: str) -> bool:
-    """Whether a revision has this blob as its config or its weights."""
-    uses_it = or_(revisions.c.config_blob == digest, revisions.c.weights_blob == digest)
-    query = select(revisions.c.adapter_id).where(uses_it).limit(1)
-    return connection.scalar(query) is not None
+def _insert_adapter(
+    connection: Connection, *, tenant: Tenant, name: str, base_model: str, revision: Revision
+) -> Adapter:
+    now = datetime.now(UTC)
+    adapter = Adapter(
+        id=new_id("adp_"),
+        tenant_id=tenant.id,
+        name=name,
+        base_model=base_model,
+        status=AdapterStatus.LOADING,
+        error_code=None,
+        error_message=None,
+        revision=revision,
+        created_at=now,
+        updated_at=now,
+    )
+    connection.execute(insert(adapters).values(adapter_values(adapter)))
+    connection.execute(insert(revisions).values(revision_values(adapter)))
+    return adapter
 
 
-def _require_free_name(
-    connection: Connection, *, tenant_id: str, base_model: str, name: str
-) -> None:
-    has_name = _has_name(tenant_id=tenant_id, base_model=base_model, name=name)
-    taken_by = connection.scalar(select(adapters.c.id).where(has_name))
-    if taken_by is not None:
-        raise AdapterExistsError(name=name, base_model=base_model, adapter_id=taken_by)
+def _after(adapter: Adapter, digest: str, state: AdapterState) -> Adapter:
+    """The adapter after the engine's word on one of its contents."""
+    serving = adapter.serving
+    if serving is not None and serving.digest == digest and state.status is AdapterStatus.FAILED:
+        serving = None
+    if adapter.revision.digest != digest:
+        return replace(adapter, serving=serving)
+    return replace(
+        adapter,
+        status=state.status,
+        error_code=state.error_code,
+        error_message=state.error_message,
+        serving=adapter.revision if state.status is AdapterStatus.READY else serving,
+    )
 
 
 def _require_room(connection: Connection, tenant: Tenant) -> None:
@@ -166,21 +194,22 @@ def _has_name(*, tenant_id: str, base_model: str, name: str) -> ColumnElement[bo
     )
 
 
-def _one(connection: Connection, where: ColumnElement[bool], *, asked_for: str) -> Adapter:
+def _find(connection: Connection, where: ColumnElement[bool]) -> Adapter | None:
     row = connection.execute(SELECT_ADAPTERS.where(where)).first()
-    if row is None:
+    return None if row is None else adapter_of(row)
+
+
+def _one(connection: Connection, where: ColumnElement[bool], *, asked_for: str) -> Adapter:
+    adapter = _find(connection, where)
+    if adapter is None:
         raise AdapterNotFoundError(adapter_id=asked_for)
-    return adapter_of(row)
+    return adapter
 
 
-def _write_state(connection: Connection, adapter_id: str, state: AdapterState) -> None:
+def _write(connection: Connection, adapter: Adapter) -> Adapter:
+    """The adapter as it is written, updated now."""
+    written = replace(adapter, updated_at=datetime.now(UTC))
     connection.execute(
-        update(adapters)
-        .where(adapters.c.id == adapter_id)
-        .values(
-            status=state.status.value,
-            error_code=state.error_code,
-            error_message=state.error_message,
-            updated_at=datetime.now(UTC),
-        )
+        update(adapters).where(adapters.c.id == adapter.id).values(adapter_values(written))
     )
+    return written

@@ -7,13 +7,21 @@ from typing import Self
 
 from sqlalchemy import select
 
-from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Revision, Tenant
+from adapter_sync.record import (
+    CREATE_ONLY,
+    Adapter,
+    AdapterStatus,
+    BaseModel,
+    KeptRevision,
+    Overwrite,
+    Revision,
+    Tenant,
+)
 from adapter_sync.registry.adapters import (
     AdapterState,
     delete_deleting,
-    insert_adapter,
-    is_blob_used,
     mark_deleting,
+    put_adapter,
     select_adapter,
     select_adapter_named,
     select_adapters,
@@ -27,6 +35,14 @@ from adapter_sync.registry.base_models import (
     upsert_base_model,
 )
 from adapter_sync.registry.database import Database
+from adapter_sync.registry.revisions import (
+    earlier_revision,
+    insert_revision,
+    is_blob_used,
+    prune_revisions,
+    require_match,
+    select_revisions,
+)
 from adapter_sync.registry.tables import change_counter
 from adapter_sync.registry.tenants import (
     insert_key,
@@ -112,16 +128,67 @@ class Registry:
                 connection.rollback()
 
     def create_adapter(
-        self, *, tenant: Tenant, name: str, base_model: str, revision: Revision
+        self,
+        *,
+        tenant: Tenant,
+        name: str,
+        base_model: str,
+        revision: Revision,
+        overwrite: Overwrite = CREATE_ONLY,
     ) -> Adapter:
-        """A new adapter, loading. Adapters being deleted neither count nor hold their name.
+        """A new adapter, loading; or a new revision of the one of that name, if told to replace it.
 
-        Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError.
+        A revision's number is given here. It is loading, or ready if its content serves already.
+        Adapters being deleted neither count nor hold their name.
+
+        Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
+        PreconditionFailedError.
         """
         with self._database.changing() as connection:
-            return insert_adapter(
-                connection, tenant=tenant, name=name, base_model=base_model, revision=revision
+            return put_adapter(
+                connection,
+                tenant=tenant,
+                name=name,
+                base_model=base_model,
+                revision=revision,
+                overwrite=overwrite,
             )
+
+    def roll_back_adapter(
+        self,
+        tenant_id: str,
+        adapter_id: str,
+        number: int | None = None,
+        *,
+        if_match: frozenset[str] | None = None,
+    ) -> Adapter:
+        """The adapter with an earlier revision's content as a new one; the last but one's if None.
+
+        Raises AdapterNotFoundError, PreconditionFailedError, RevisionNotFoundError,
+        NoEarlierRevisionError.
+        """
+        with self._database.changing() as connection:
+            adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+            require_match(if_match, adapter)
+            content = earlier_revision(connection, adapter, number)
+            return insert_revision(connection, adapter, content)
+
+    def revisions(self, tenant_id: str, adapter_id: str) -> list[KeptRevision]:
+        """The revisions that can be gone back to, newest first. Raises AdapterNotFoundError."""
+        with self._database.reading() as connection:
+            adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+            return select_revisions(connection, adapter)
+
+    def prune_revisions(self, adapter_id: str) -> list[str]:
+        """Forget all but the three newest revisions and the serving one.
+
+        The blobs (SHA-256) that no revision uses any more, sorted.
+        """
+        with self._database.changing() as connection:
+            unused = prune_revisions(connection, adapter_id)
+            if unused is None:
+                connection.rollback()
+            return list(unused or ())
 
     def adapter(self, tenant_id: str, adapter_id: str) -> Adapter:
         """Raises AdapterNotFoundError, also for another tenant's and for one being deleted."""
@@ -145,10 +212,17 @@ class Registry:
         with self._database.reading() as connection:
             return select_adapters_on(connection, base_model)
 
-    def delete_adapter(self, tenant_id: str, adapter_id: str) -> Adapter:
-        """The adapter, deleting from now on. Raises AdapterNotFoundError."""
+    def delete_adapter(
+        self, tenant_id: str, adapter_id: str, *, if_match: frozenset[str] | None = None
+    ) -> Adapter:
+        """The adapter, deleting from now on.
+
+        Raises AdapterNotFoundError, PreconditionFailedError.
+        """
         with self._database.changing() as connection:
-            return mark_deleting(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+            return mark_deleting(
+                connection, tenant_id=tenant_id, adapter_id=adapter_id, if_match=if_match
+            )
 
     def set_adapter_status(
         self,
@@ -161,7 +235,9 @@ class Registry:
     ) -> bool:
         """Whether that changed anything.
 
-        It doesn't once the adapter has another content than `digest`, or is being deleted.
+        The status is the newest revision's, if that has the content `digest`: ready makes it the
+        serving one. A serving content that failed serves no more. Nothing happens to an adapter
+        for which `digest` is neither, or that is being deleted.
         """
         state = AdapterState(status=status, error_code=error_code, error_message=error_message)
         with self._database.changing() as connection:

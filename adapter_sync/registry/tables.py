@@ -91,6 +91,7 @@ adapters = Table(
     Column("base_model", Text, nullable=False, index=True),
     Column("name", String(64), nullable=False),
     Column("revision_number", Integer, nullable=False),
+    Column("serving_revision", Integer),
     Column("status", String(16), nullable=False),
     Column("error_code", String(64)),
     Column("error_message", Text),

@@ -1,0 +1,117 @@
+"""An adapter's revisions after its first, inside a transaction of the caller.
+
+The writing functions count on Database.changing: what they read stays true until they commit.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
+
+from adapter_sync.errors import (
+    NoEarlierRevisionError,
+    PreconditionFailedError,
+    RevisionNotFoundError,
+)
+from adapter_sync.record import Adapter, AdapterStatus, KeptRevision, Revision
+from adapter_sync.registry.adapter_rows import adapter_values, revision_of, revision_values
+from adapter_sync.registry.tables import adapters, revisions
+
+KEPT_REVISIONS = 3
+_ANY_ETAG = "*"
+
+
+def require_match(if_match: frozenset[str] | None, adapter: Adapter | None) -> None:
+    """Raises PreconditionFailedError when the adapter has none of the ETags, or isn't there."""
+    if if_match is None:
+        return
+    if adapter is None or not if_match & {adapter.etag, _ANY_ETAG}:
+        raise PreconditionFailedError
+
+
+def insert_revision(connection: Connection, adapter: Adapter, content: Revision) -> Adapter:
+    """The adapter with that content as its newest revision.
+
+    It is loading, unless it has the content that serves already: that is ready.
+    """
+    revision = replace(content, number=adapter.revision.number + 1)
+    serves = adapter.serving is not None and adapter.serving.digest == revision.digest
+    changed = replace(
+        adapter,
+        revision=revision,
+        serving=revision if serves else adapter.serving,
+        status=AdapterStatus.READY if serves else AdapterStatus.LOADING,
+        error_code=None,
+        error_message=None,
+        updated_at=datetime.now(UTC),
+    )
+    connection.execute(insert(revisions).values(revision_values(changed)))
+    connection.execute(
+        update(adapters).where(adapters.c.id == adapter.id).values(adapter_values(changed))
+    )
+    return changed
+
+
+def select_revisions(connection: Connection, adapter: Adapter) -> list[KeptRevision]:
+    """The revisions kept, newest first."""
+    query = select(revisions).where(revisions.c.adapter_id == adapter.id)
+    serving = None if adapter.serving is None else adapter.serving.number
+    return [
+        KeptRevision(
+            revision=revision_of(row), created_at=row.created_at, serving=row.number == serving
+        )
+        for row in connection.execute(query.order_by(revisions.c.number.desc()))
+    ]
+
+
+def earlier_revision(connection: Connection, adapter: Adapter, number: int | None) -> Revision:
+    """The revision of that number; without one, the one before the newest.
+
+    Raises RevisionNotFoundError, NoEarlierRevisionError.
+    """
+    kept = {each.revision.number: each.revision for each in select_revisions(connection, adapter)}
+    newest = adapter.revision.number
+    if number is None:
+        number = max((each for each in kept if each < newest), default=None)
+    if number is None:
+        raise NoEarlierRevisionError(adapter_id=adapter.id, number=newest)
+    if number not in kept:
+        raise RevisionNotFoundError(number=number, kept=list(kept))
+    return kept[number]
+
+
+def prune_revisions(connection: Connection, adapter_id: str) -> list[str] | None:
+    """Remove all but the newest revisions and the serving one; as delete_revisions.
+
+    None when there is nothing to remove.
+    """
+    row = connection.execute(
+        select(adapters.c.revision_number, adapters.c.serving_revision).where(
+            adapters.c.id == adapter_id
+        )
+    ).first()
+    if row is None:
+        return None
+    old = and_(
+        revisions.c.adapter_id == adapter_id,
+        revisions.c.number <= row.revision_number - KEPT_REVISIONS,
+        revisions.c.number != (row.serving_revision or 0),
+    )
+    if connection.scalar(select(revisions.c.number).where(old).limit(1)) is None:
+        return None
+    return delete_revisions(connection, old)
+
+
+def delete_revisions(connection: Connection, where: ColumnElement[bool]) -> list[str]:
+    """Remove revisions; the digests of the blobs that no other one uses, sorted."""
+    query = select(revisions.c.config_blob, revisions.c.weights_blob).where(where)
+    digests = {digest for row in connection.execute(query) for digest in row}
+    connection.execute(delete(revisions).where(where))
+    return [digest for digest in sorted(digests) if not is_blob_used(connection, digest)]
+
+
+def is_blob_used(connection: Connection, digest: str) -> bool:
+    """Whether a revision has this blob as its config or its weights."""
+    uses_it = or_(revisions.c.config_blob == digest, revisions.c.weights_blob == digest)
+    query = select(revisions.c.adapter_id).where(uses_it).limit(1)
+    return connection.scalar(query) is not None
