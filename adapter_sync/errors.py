@@ -11,6 +11,8 @@
     │   ├── NoEarlierRevisionError  the adapter has nothing to go back to
     │   ├── PreconditionFailedError the adapter is not what If-Match says
     │   ├── BaseModelNotFoundError  no such base model
+    │   ├── FetchInProgressError    an adapter of that name is on its way from a repo
+    │   ├── FetchGoneError          somebody deleted the fetch that is being done
     │   ├── InvalidRepoError        what can't name a Hugging Face repo, revision or folder
     │   ├── RepoNotFoundError       no such repo or revision, or none that may be read
     │   ├── InvalidNameError        a name that does not follow its pattern
@@ -150,6 +152,26 @@ class BaseModelNotFoundError(PermanentError):
     def __init__(self, *, base_model: str, known: Sequence[str]) -> None:
         names = ", ".join(f"'{name}'" for name in sorted(known)) or "none yet"
         super().__init__(f"There is no base model '{base_model}'. The base models are: {names}.")
+
+
+class FetchInProgressError(PermanentError):
+    """An adapter of that name is on its way here from a repo."""
+
+    code = "fetch_in_progress"
+    param = "name"
+
+    def __init__(self, *, name: str, base_model: str, adapter_id: str) -> None:
+        super().__init__(
+            f"The adapter '{name}' on '{base_model}' ({adapter_id}) is being fetched already. "
+            "Wait for it, or delete it first."
+        )
+
+
+class FetchGoneError(PermanentError):
+    """Somebody deleted the fetch that is being done: there is nobody to tell."""
+
+    def __init__(self, *, adapter_id: str) -> None:
+        super().__init__(f"The fetch of '{adapter_id}' was deleted.")
 
 
 class InvalidRepoError(PermanentError):

@@ -69,6 +69,16 @@ class PinnedRepo:
         """What is to be downloaded."""
         return self.weights_bytes + self.config_bytes
 
+    def document(self) -> dict[str, object]:
+        """The source of an adapter from here, in JSON's types."""
+        return {
+            "type": "huggingface",
+            "repo": self.source.repo,
+            "revision": self.source.revision,
+            "commit": self.commit,
+            "subfolder": self.source.subfolder,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:

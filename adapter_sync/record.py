@@ -5,10 +5,11 @@ Imports nothing of the project but its errors, so that every room may use it.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Self
 
 from adapter_sync.errors import InvalidNameError
@@ -17,6 +18,8 @@ ADAPTER_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", re.IGNORECASE
 TENANT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 NAME_RULE = "use 1 to 64 letters, digits, '.', '_' and '-', with a letter or digit at both ends."
 TENANT_RULE = "use 1 to 64 lower-case letters, digits and '-', with no '-' at either end."
+UPLOADED: Mapping[str, object] = MappingProxyType({"type": "upload"})
+"""The source of a revision whose files were uploaded."""
 
 
 class AdapterStatus(StrEnum):
@@ -57,7 +60,7 @@ class Revision:
     """One immutable content of an adapter.
 
     `config_blob` and `weights_blob` are the SHA-256 (hex) of adapter_config.json and of
-    adapter_model.safetensors; `digest` is the SHA-256 over both, the content's identity.
+    adapter_model.safetensors; `digest` is the SHA-256 over both, the content's identity. `source` says, in JSON's types, where it came from.
     """
 
     number: int
@@ -69,6 +72,7 @@ class Revision:
     lora_alpha: float
     target_modules: tuple[str, ...]
     warnings: tuple[str, ...]
+    source: Mapping[str, object] = field(default_factory=lambda: UPLOADED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

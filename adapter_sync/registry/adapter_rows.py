@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Row, and_, select
 
-from adapter_sync.record import Adapter, AdapterStatus, Revision
+from adapter_sync.record import UPLOADED, Adapter, AdapterStatus, Revision
 from adapter_sync.registry.tables import adapters, revisions
 
 _SERVING = "serving_"
@@ -69,6 +69,7 @@ def revision_values(adapter: Adapter) -> dict[str, object]:
         "lora_alpha": revision.lora_alpha,
         "target_modules": list(revision.target_modules),
         "warnings": list(revision.warnings),
+        "source": dict(revision.source),
         "created_at": adapter.updated_at,
     }
 
@@ -106,4 +107,5 @@ def revision_of(row: Row[tuple[object, ...]], prefix: str = "") -> Revision:
         lora_alpha=value("lora_alpha"),
         target_modules=tuple(value("target_modules")),
         warnings=tuple(value("warnings")),
+        source=value("source") or UPLOADED,
     )

@@ -25,6 +25,7 @@ from adapter_sync.registry.adapter_rows import (
     revision_values,
 )
 from adapter_sync.registry.base_models import require_base_model
+from adapter_sync.registry.fetches import delete_fetch, take_fetch
 from adapter_sync.registry.keys import new_id
 from adapter_sync.registry.revisions import delete_revisions, insert_revision, require_match
 from adapter_sync.registry.tables import NOT_DELETING, adapters, revisions
@@ -48,20 +49,28 @@ def put_adapter(
     base_model: str,
     revision: Revision,
     overwrite: Overwrite,
+    fetched_id: str | None,
 ) -> Adapter:
     """A new adapter, or a new revision of the one of that name; loading if the engine lacks it.
 
     Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
-    PreconditionFailedError.
+    PreconditionFailedError, FetchGoneError.
     """
+    if fetched_id is not None:
+        take_fetch(connection, fetched_id)
     check_adapter_name(name)
     require_base_model(connection, base_model)
-    known = _find(connection, _has_name(tenant_id=tenant.id, base_model=base_model, name=name))
+    known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
     require_match(overwrite.if_match, known)
     if known is None:
-        _require_room(connection, tenant)
+        require_room(connection, tenant)
         return _insert_adapter(
-            connection, tenant=tenant, name=name, base_model=base_model, revision=revision
+            connection,
+            adapter_id=fetched_id or new_id("adp_"),
+            tenant=tenant,
+            name=name,
+            base_model=base_model,
+            revision=revision,
         )
     if not overwrite.replace:
         raise AdapterExistsError(name=name, base_model=base_model, adapter_id=known.id)
@@ -75,6 +84,13 @@ def select_adapter(connection: Connection, *, tenant_id: str, adapter_id: str) -
         and_(adapters.c.id == adapter_id, adapters.c.tenant_id == tenant_id, NOT_DELETING),
         asked_for=adapter_id,
     )
+
+
+def find_adapter(
+    connection: Connection, *, tenant_id: str, base_model: str, name: str
+) -> Adapter | None:
+    """The adapter of that name, unless it is being deleted."""
+    return _find(connection, _has_name(tenant_id=tenant_id, base_model=base_model, name=name))
 
 
 def select_adapter_named(
@@ -109,6 +125,8 @@ def mark_deleting(
     """The adapter as it is now. Raises AdapterNotFoundError, PreconditionFailedError."""
     adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
     require_match(if_match, adapter)
+    # A new revision that is on its way has nothing to become any more.
+    delete_fetch(connection, adapter_id)
     return _write(
         connection,
         replace(adapter, status=AdapterStatus.DELETING, error_code=None, error_message=None),
@@ -141,11 +159,17 @@ def delete_deleting(connection: Connection, adapter_id: str) -> Sequence[str] | 
 
 
 def _insert_adapter(
-    connection: Connection, *, tenant: Tenant, name: str, base_model: str, revision: Revision
+    connection: Connection,
+    *,
+    adapter_id: str,
+    tenant: Tenant,
+    name: str,
+    base_model: str,
+    revision: Revision,
 ) -> Adapter:
     now = datetime.now(UTC)
     adapter = Adapter(
-        id=new_id("adp_"),
+        id=adapter_id,
         tenant_id=tenant.id,
         name=name,
         base_model=base_model,
@@ -177,7 +201,8 @@ def _after(adapter: Adapter, digest: str, state: AdapterState) -> Adapter:
     )
 
 
-def _require_room(connection: Connection, tenant: Tenant) -> None:
+def require_room(connection: Connection, tenant: Tenant) -> None:
+    """Raises AdapterLimitError when the tenant has as many adapters as its tier allows."""
     tier = tier_named(tenant.tier)
     of_tenant = and_(adapters.c.tenant_id == tenant.id, NOT_DELETING)
     count = connection.scalar(select(func.count()).select_from(adapters).where(of_tenant)) or 0

@@ -7,6 +7,7 @@ from typing import Self
 
 from sqlalchemy import select
 
+from adapter_sync.fetches import Fetch, FetchStage, PinnedRepo
 from adapter_sync.record import (
     CREATE_ONLY,
     Adapter,
@@ -16,12 +17,15 @@ from adapter_sync.record import (
     Overwrite,
     Revision,
     Tenant,
+    check_adapter_name,
 )
 from adapter_sync.registry.adapters import (
     AdapterState,
     delete_deleting,
+    find_adapter,
     mark_deleting,
     put_adapter,
+    require_room,
     select_adapter,
     select_adapter_named,
     select_adapters,
@@ -30,11 +34,24 @@ from adapter_sync.registry.adapters import (
 )
 from adapter_sync.registry.base_models import (
     delete_base_model,
+    require_base_model,
     select_base_model,
     select_base_models,
     upsert_base_model,
 )
 from adapter_sync.registry.database import Database
+from adapter_sync.registry.fetches import (
+    ClaimedFetch,
+    claim_fetch,
+    delete_fetch_of,
+    fail_fetch,
+    insert_fetch,
+    is_pending,
+    reopen_fetches,
+    select_fetch,
+    select_fetches,
+    set_progress,
+)
 from adapter_sync.registry.revisions import (
     earlier_revision,
     insert_revision,
@@ -49,6 +66,7 @@ from adapter_sync.registry.tenants import (
     insert_tenant,
     select_tenant,
     select_tenant_of_key,
+    select_tenant_with_id,
     select_tenants,
 )
 
@@ -86,6 +104,11 @@ class Registry:
         """Raises TenantNotFoundError."""
         with self._database.reading() as connection:
             return select_tenant(connection, name)
+
+    def tenant_with_id(self, tenant_id: str) -> Tenant:
+        """Raises TenantNotFoundError."""
+        with self._database.reading() as connection:
+            return select_tenant_with_id(connection, tenant_id)
 
     def tenants(self) -> list[Tenant]:
         """Every tenant, sorted by name."""
@@ -135,14 +158,16 @@ class Registry:
         base_model: str,
         revision: Revision,
         overwrite: Overwrite = CREATE_ONLY,
+        fetched_id: str | None = None,
     ) -> Adapter:
         """A new adapter, loading; or a new revision of the one of that name, if told to replace it.
 
         A revision's number is given here. It is loading, or ready if its content serves already.
-        Adapters being deleted neither count nor hold their name.
+        Adapters being deleted neither count nor hold their name. `fetched_id` is the adapter_id of
+        the fetch that this ends.
 
         Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
-        PreconditionFailedError.
+        PreconditionFailedError, FetchGoneError.
         """
         with self._database.changing() as connection:
             return put_adapter(
@@ -152,7 +177,81 @@ class Registry:
                 base_model=base_model,
                 revision=revision,
                 overwrite=overwrite,
+                fetched_id=fetched_id,
             )
+
+    def create_fetch(
+        self,
+        *,
+        tenant: Tenant,
+        name: str,
+        base_model: str,
+        pinned: PinnedRepo,
+        overwrite: Overwrite = CREATE_ONLY,
+        sealed_token: str | None = None,
+    ) -> Fetch:
+        """A pending fetch of an adapter from a repo. The token is kept until it has ended.
+
+        Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
+        PreconditionFailedError, FetchInProgressError.
+        """
+        check_adapter_name(name)
+        with self._database.changing() as connection:
+            require_base_model(connection, base_model)
+            known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
+            if known is None:
+                require_room(connection, tenant)
+            return insert_fetch(
+                connection,
+                tenant=tenant,
+                name=name,
+                base_model=base_model,
+                pinned=pinned,
+                overwrite=overwrite,
+                sealed_token=sealed_token,
+                known=known,
+            )
+
+    def fetch(self, tenant_id: str, adapter_id: str) -> Fetch | None:
+        """The tenant's fetch for that adapter, if there is one."""
+        with self._database.reading() as connection:
+            return select_fetch(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+
+    def fetches(self, tenant_id: str) -> list[Fetch]:
+        """The tenant's fetches, newest first."""
+        with self._database.reading() as connection:
+            return select_fetches(connection, tenant_id)
+
+    def has_pending_fetch(self) -> bool:
+        """Whether a fetch waits to be done; takes no lock."""
+        with self._database.reading() as connection:
+            return is_pending(connection)
+
+    def claim_fetch(self) -> ClaimedFetch | None:
+        """The oldest pending fetch, which the caller does now; None when there is none."""
+        with self._database.writing() as connection:
+            return claim_fetch(connection)
+
+    def reopen_fetches(self) -> None:
+        """Make pending what was being fetched: for whoever starts, and is the only one."""
+        with self._database.changing() as connection:
+            if not reopen_fetches(connection):
+                connection.rollback()
+
+    def set_fetch_progress(self, adapter_id: str, stage: FetchStage, bytes_done: int) -> None:
+        """Raises FetchGoneError when somebody has deleted the fetch."""
+        with self._database.writing() as connection:
+            set_progress(connection, adapter_id, stage, bytes_done)
+
+    def fail_fetch(self, adapter_id: str, *, code: str | None, message: str) -> None:
+        """Say why it failed, and forget its token."""
+        with self._database.changing() as connection:
+            fail_fetch(connection, adapter_id, code=code, message=message)
+
+    def delete_fetch(self, tenant_id: str, adapter_id: str) -> Fetch:
+        """The tenant's fetch, removed. Raises AdapterNotFoundError."""
+        with self._database.changing() as connection:
+            return delete_fetch_of(connection, tenant_id=tenant_id, adapter_id=adapter_id)
 
     def roll_back_adapter(
         self,

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -127,6 +128,32 @@ revisions = Table(
     Column("target_modules", JSON, nullable=False),
     Column("warnings", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("source", JSON),
+)
+
+fetches = Table(
+    "fetches",
+    metadata,
+    Column("adapter_id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("base_model", Text, nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("replace", Boolean, nullable=False),
+    Column("if_match", JSON(none_as_null=True)),
+    Column("repo", Text, nullable=False),
+    Column("revision", Text, nullable=False),
+    Column("subfolder", Text),
+    Column("commit", String(40), nullable=False),
+    Column("weights_bytes", BigInteger, nullable=False),
+    Column("config_bytes", BigInteger, nullable=False),
+    Column("sealed_token", Text),
+    Column("stage", String(16), nullable=False),
+    Column("bytes_done", BigInteger, nullable=False),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("uq_fetches_name", "tenant_id", "base_model", "name", unique=True),
 )
 
 change_counter = Table(

@@ -44,6 +44,14 @@ def select_tenant(connection: Connection, name: str) -> Tenant:
     return _tenant(row)
 
 
+def select_tenant_with_id(connection: Connection, tenant_id: str) -> Tenant:
+    """Raises TenantNotFoundError."""
+    row = connection.execute(select(tenants).where(tenants.c.id == tenant_id)).first()
+    if row is None:
+        raise TenantNotFoundError(name=tenant_id)
+    return _tenant(row)
+
+
 def select_tenants(connection: Connection) -> list[Tenant]:
     """Every tenant, sorted by name."""
     return [_tenant(row) for row in connection.execute(select(tenants).order_by(tenants.c.name))]

@@ -1,0 +1,141 @@
+"""Does the fetches that the registry holds: downloads, checks, and hands over to the intake.
+
+A process that is killed leaves its fetches to the next one, which begins them anew.
+"""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+import structlog
+
+from adapter_sync.errors import FetchGoneError, LoraServerError, TransientError
+from adapter_sync.fetches import Fetch, FetchStage
+from adapter_sync.intake import AdapterFiles, Intake
+from adapter_sync.registry import Registry
+from adapter_sync.registry.fetches import ClaimedFetch
+from adapter_sync.secret_key import unseal
+from adapter_sync.sources.hub import download
+
+log = structlog.get_logger(__name__)
+
+FETCHES_AT_ONCE = 4
+LOOK_PERIOD_S = 0.05
+PROGRESS_PERIOD_S = 0.5
+RETRY_AFTER_S = (1.0, 5.0, 20.0)
+_UNEXPECTED = "The server had an error while fetching the adapter. Delete it and try again."
+
+
+class _StoppingError(Exception):
+    """The process ends; the fetch stays for the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetcher:
+    """Fetches into a folder of its own, on the blobs' file system."""
+
+    registry: Registry
+    intake: Intake
+    folder: Path
+    secret_key: bytes
+    stopping: threading.Event
+    endpoint: str | None = None
+    retry_after_s: Sequence[float] = RETRY_AFTER_S
+
+    def run(self) -> None:
+        """Do what is pending, some at once, until `stopping` is set."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.registry.reopen_fetches()
+        threads: list[threading.Thread] = []
+        while not self.stopping.is_set():
+            threads = [thread for thread in threads if thread.is_alive()]
+            claimed = self._claim() if len(threads) < FETCHES_AT_ONCE else None
+            if claimed is None:
+                self.stopping.wait(LOOK_PERIOD_S)
+                continue
+            thread = threading.Thread(target=self.fetch, args=(claimed,), name="fetch")
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
+
+    def fetch(self, claimed: ClaimedFetch) -> None:
+        """Do one fetch to its end: an adapter, a failure that says why, or nothing left of it."""
+        fetch = claimed.fetch
+        log.info("fetch.started", adapter_id=fetch.adapter_id, repo=fetch.pinned.source.repo)
+        try:
+            self._fetch_patiently(claimed)
+        except FetchGoneError:
+            log.info("fetch.deleted", adapter_id=fetch.adapter_id)
+        except _StoppingError:
+            log.info("fetch.interrupted", adapter_id=fetch.adapter_id)
+        except LoraServerError as error:
+            log.info("fetch.failed", adapter_id=fetch.adapter_id, error=str(error))
+            self.registry.fail_fetch(fetch.adapter_id, code=error.code, message=str(error))
+        except Exception:
+            log.exception("fetch.broken", adapter_id=fetch.adapter_id)
+            self.registry.fail_fetch(fetch.adapter_id, code="server_error", message=_UNEXPECTED)
+
+    def _claim(self) -> ClaimedFetch | None:
+        return self.registry.claim_fetch() if self.registry.has_pending_fetch() else None
+
+    def _fetch_patiently(self, claimed: ClaimedFetch) -> None:
+        for retry_after_s in self.retry_after_s:
+            try:
+                self._fetch_once(claimed)
+            except TransientError as error:
+                log.warning("fetch.postponed", error=str(error), retry_after_s=retry_after_s)
+            else:
+                return
+            if self.stopping.wait(retry_after_s):
+                raise _StoppingError
+        self._fetch_once(claimed)
+
+    def _fetch_once(self, claimed: ClaimedFetch) -> None:
+        fetch, sealed = claimed.fetch, claimed.sealed_token
+        token = None if sealed is None else unseal(self.secret_key, sealed)
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            files = download(
+                fetch.pinned,
+                Path(folder),
+                token=token,
+                endpoint=self.endpoint,
+                on_bytes=self._progress(fetch),
+            )
+            self.registry.set_fetch_progress(
+                fetch.adapter_id, FetchStage.VALIDATING, fetch.pinned.total_bytes
+            )
+            with files.weights.open("rb") as weights:
+                digest = file_digest(weights, "sha256").hexdigest()
+            self.intake.accept(
+                tenant=self.registry.tenant_with_id(fetch.tenant_id),
+                name=fetch.name,
+                base_model=fetch.base_model,
+                files=AdapterFiles(
+                    weights=files.weights,
+                    weights_sha256=digest,
+                    config=files.config.read_bytes(),
+                    source=fetch.pinned.document(),
+                ),
+                overwrite=claimed.overwrite,
+                fetched_id=fetch.adapter_id,
+            )
+
+    def _progress(self, fetch: Fetch) -> Callable[[int], None]:
+        """Takes the bytes that came, and tells the registry now and then."""
+        done_bytes, told_at = 0, time.monotonic()
+
+        def tell(more_bytes: int) -> None:
+            nonlocal done_bytes, told_at
+            if self.stopping.is_set():
+                raise _StoppingError
+            done_bytes += more_bytes
+            if time.monotonic() - told_at >= PROGRESS_PERIOD_S:
+                told_at = time.monotonic()
+                self.registry.set_fetch_progress(fetch.adapter_id, FetchStage.FETCHING, done_bytes)
+
+        return tell
