@@ -60,7 +60,8 @@ class Revision:
     """One immutable content of an adapter.
 
     `config_blob` and `weights_blob` are the SHA-256 (hex) of adapter_config.json and of
-    adapter_model.safetensors; `digest` is the SHA-256 over both, the content's identity. `source` says, in JSON's types, where it came from.
+    adapter_model.safetensors; `digest` is the SHA-256 over both, the content's identity. `source`
+    says, in JSON's types, where it came from.
     """
 
     number: int

@@ -56,9 +56,7 @@ def insert_fetch(
         fetches.c.base_model == base_model,
         fetches.c.name == name,
     )
-    connection.execute(
-        delete(fetches).where(of_name, fetches.c.stage == FetchStage.FAILED.value)
-    )
+    connection.execute(delete(fetches).where(of_name, fetches.c.stage == FetchStage.FAILED.value))
     running = connection.scalar(select(fetches.c.adapter_id).where(of_name))
     if running is not None:
         raise FetchInProgressError(name=name, base_model=base_model, adapter_id=running)
@@ -116,7 +114,7 @@ def claim_fetch(connection: Connection) -> ClaimedFetch | None:
 
 
 def reopen_fetches(connection: Connection) -> bool:
-    """Make pending again what was being fetched by a process that is gone; whether there was any."""
+    """Make pending again what a process that is gone was fetching; whether there was any."""
     reopened = connection.execute(
         update(fetches)
         .where(fetches.c.stage.in_(_RUNNING))

@@ -38,6 +38,4 @@ def upgrade() -> None:
             ["tenant_id"], ["tenants.id"], name=op.f("fk_fetches_tenant_id_tenants")
         ),
     )
-    op.create_index(
-        "uq_fetches_name", "fetches", ["tenant_id", "base_model", "name"], unique=True
-    )
+    op.create_index("uq_fetches_name", "fetches", ["tenant_id", "base_model", "name"], unique=True)

@@ -1,0 +1,192 @@
+"""Fetches in the registry: one a name, claimed once, gone when their adapter is here."""
+
+from collections.abc import Callable
+
+import pytest
+
+from adapter_sync.errors import (
+    AdapterExistsError,
+    AdapterLimitError,
+    AdapterNotFoundError,
+    BaseModelNotFoundError,
+    FetchGoneError,
+    FetchInProgressError,
+    InvalidNameError,
+    PreconditionFailedError,
+)
+from adapter_sync.fetches import Fetch, FetchStage, HubRepo, PinnedRepo
+from adapter_sync.record import Overwrite, Revision, Tenant
+from adapter_sync.registry import Registry
+
+PINNED = PinnedRepo(
+    source=HubRepo(repo="org/lora", revision="v1", subfolder="last"),
+    commit="0" * 40,
+    weights_bytes=3_000_000_000,
+    config_bytes=500,
+)
+MakeRevision = Callable[..., Revision]
+
+
+def start(
+    registry: Registry,
+    tenant: Tenant,
+    name: str = "finance",
+    *,
+    base_model: str = "tiny",
+    overwrite: Overwrite | None = None,
+    sealed_token: str | None = None,
+) -> Fetch:
+    return registry.create_fetch(
+        tenant=tenant,
+        name=name,
+        base_model=base_model,
+        pinned=PINNED,
+        overwrite=overwrite or Overwrite(),
+        sealed_token=sealed_token,
+    )
+
+
+def test_a_fetch_is_kept_as_it_was_asked_for(registry: Registry, acme: Tenant) -> None:
+    fetch = start(registry, acme)
+    assert registry.fetch(acme.id, fetch.adapter_id) == fetch
+    assert (fetch.stage, fetch.bytes_done, fetch.pinned) == (FetchStage.PENDING, 0, PINNED)
+    assert registry.fetches(acme.id) == [fetch]
+
+
+def test_another_tenant_sees_nothing_of_it(registry: Registry, acme: Tenant, rival: Tenant) -> None:
+    fetch = start(registry, acme)
+    assert registry.fetch(rival.id, fetch.adapter_id) is None
+    assert registry.fetches(rival.id) == []
+    with pytest.raises(AdapterNotFoundError):
+        registry.delete_fetch(rival.id, fetch.adapter_id)
+    assert start(registry, rival).adapter_id != fetch.adapter_id
+
+
+def test_the_oldest_is_claimed_first_and_only_once(registry: Registry, acme: Tenant) -> None:
+    first = start(registry, acme, "first", sealed_token="sealed")
+    second = start(registry, acme, "second")
+    claimed = registry.claim_fetch()
+    assert claimed is not None
+    assert (claimed.fetch.adapter_id, claimed.sealed_token) == (first.adapter_id, "sealed")
+    claimed = registry.claim_fetch()
+    assert claimed is not None
+    assert claimed.fetch.adapter_id == second.adapter_id
+    assert registry.claim_fetch() is None
+    assert not registry.has_pending_fetch()
+
+
+def test_what_a_killed_process_had_claimed_is_pending_again(
+    registry: Registry, acme: Tenant
+) -> None:
+    fetch = start(registry, acme)
+    registry.claim_fetch()
+    registry.set_fetch_progress(fetch.adapter_id, FetchStage.VALIDATING, 7)
+    registry.reopen_fetches()
+    reopened = registry.fetch(acme.id, fetch.adapter_id)
+    assert reopened is not None
+    assert (reopened.stage, reopened.bytes_done) == (FetchStage.PENDING, 0)
+
+
+def test_a_fetch_becomes_its_adapter_with_the_same_id(
+    registry: Registry, acme: Tenant, make_revision: MakeRevision
+) -> None:
+    fetch = start(registry, acme)
+    adapter = registry.create_adapter(
+        tenant=acme,
+        name="finance",
+        base_model="tiny",
+        revision=make_revision(),
+        fetched_id=fetch.adapter_id,
+    )
+    assert adapter.id == fetch.adapter_id
+    assert registry.fetch(acme.id, fetch.adapter_id) is None
+
+
+def test_a_fetch_that_was_deleted_becomes_nothing(
+    registry: Registry, acme: Tenant, make_revision: MakeRevision
+) -> None:
+    fetch = start(registry, acme)
+    registry.claim_fetch()
+    registry.delete_fetch(acme.id, fetch.adapter_id)
+    with pytest.raises(FetchGoneError):
+        registry.set_fetch_progress(fetch.adapter_id, FetchStage.FETCHING, 1)
+    with pytest.raises(FetchGoneError):
+        registry.create_adapter(
+            tenant=acme,
+            name="finance",
+            base_model="tiny",
+            revision=make_revision(),
+            fetched_id=fetch.adapter_id,
+        )
+    assert registry.adapters() == []
+
+
+def test_a_failed_fetch_says_why_forgets_its_token_and_gives_way(
+    registry: Registry, acme: Tenant
+) -> None:
+    fetch = start(registry, acme, sealed_token="sealed")
+    with pytest.raises(FetchInProgressError, match=fetch.adapter_id):
+        start(registry, acme)
+    registry.fail_fetch(fetch.adapter_id, code="invalid_adapter", message="no lora_A")
+    failed = registry.fetch(acme.id, fetch.adapter_id)
+    assert failed is not None
+    assert (failed.stage, failed.error_code) == (FetchStage.FAILED, "invalid_adapter")
+    assert registry.claim_fetch() is None
+    again = start(registry, acme)
+    assert registry.fetches(acme.id) == [again]
+    claimed = registry.claim_fetch()
+    assert claimed is not None
+    assert claimed.sealed_token is None
+
+
+def test_a_new_revision_is_fetched_only_when_told_to_replace(
+    registry: Registry, acme: Tenant, make_revision: MakeRevision
+) -> None:
+    adapter = registry.create_adapter(
+        tenant=acme, name="finance", base_model="tiny", revision=make_revision()
+    )
+    with pytest.raises(AdapterExistsError):
+        start(registry, acme)
+    with pytest.raises(PreconditionFailedError):
+        start(registry, acme, overwrite=Overwrite(replace=True, if_match=frozenset({'"x"'})))
+    overwrite = Overwrite(replace=True, if_match=frozenset({adapter.etag}))
+    fetch = start(registry, acme, overwrite=overwrite)
+    assert fetch.adapter_id == adapter.id
+    claimed = registry.claim_fetch()
+    assert claimed is not None
+    assert claimed.overwrite == overwrite
+    replaced = registry.create_adapter(
+        tenant=acme,
+        name="finance",
+        base_model="tiny",
+        revision=make_revision("other"),
+        overwrite=overwrite,
+        fetched_id=fetch.adapter_id,
+    )
+    assert (replaced.id, replaced.revision.number) == (adapter.id, 2)
+
+
+def test_deleting_an_adapter_ends_the_fetch_of_its_next_revision(
+    registry: Registry, acme: Tenant, make_revision: MakeRevision
+) -> None:
+    adapter = registry.create_adapter(
+        tenant=acme, name="finance", base_model="tiny", revision=make_revision()
+    )
+    start(registry, acme, overwrite=Overwrite(replace=True))
+    registry.delete_adapter(acme.id, adapter.id)
+    assert registry.fetches(acme.id) == []
+
+
+def test_what_an_upload_may_not_a_fetch_may_not(
+    registry: Registry, acme: Tenant, make_revision: MakeRevision
+) -> None:
+    with pytest.raises(InvalidNameError):
+        start(registry, acme, "a:b")
+    with pytest.raises(BaseModelNotFoundError):
+        start(registry, acme, base_model="other")
+    for number in range(20):
+        registry.create_adapter(
+            tenant=acme, name=f"n{number}", base_model="tiny", revision=make_revision()
+        )
+    with pytest.raises(AdapterLimitError):
+        start(registry, acme)
