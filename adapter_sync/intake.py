@@ -6,15 +6,22 @@ Synchronous and thread-safe; the gateway calls it in a thread.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import structlog
 
 from adapter_sync.blobs import BlobStore
 from adapter_sync.errors import AdapterTooLargeError
-from adapter_sync.record import Adapter, Revision, Tenant, check_adapter_name
+from adapter_sync.record import (
+    CREATE_ONLY,
+    Adapter,
+    Overwrite,
+    Revision,
+    Tenant,
+    check_adapter_name,
+)
 from adapter_sync.registry import Registry
 from adapter_sync.staging import blobs_lock, remove_unheld_files, staged_file
 from adapter_sync.tiers import tier_named
@@ -46,8 +53,9 @@ class Intake:
         weights_sha256: str,
         config: bytes | None,
         lora_alpha: float | None,
+        overwrite: Overwrite = CREATE_ONLY,
     ) -> Adapter:
-        """Check an upload and record it as an adapter that is to be loaded.
+        """Check an upload and record it as an adapter, or a revision of one, that is to be loaded.
 
         Args:
             tenant: the owner.
@@ -58,10 +66,11 @@ class Intake:
             weights_sha256: its SHA-256 (hex), taken while it was received.
             config: the received adapter_config.json, if there was one.
             lora_alpha: the sender's word on it, for an upload without a config.
+            overwrite: what may be done to an adapter of that name.
 
         Raises:
             InvalidNameError, BaseModelNotFoundError, UnknownTierError, AdapterTooLargeError,
-            InvalidAdapterError, AdapterExistsError, AdapterLimitError.
+            InvalidAdapterError, AdapterExistsError, AdapterLimitError, PreconditionFailedError.
 
         """
         check_adapter_name(name)
@@ -80,14 +89,45 @@ class Intake:
         with self.staging_file() as config_file:
             config_file.write_bytes(served_config)
             with blobs_lock(self._staging):
-                adapter = self._record(tenant, name, base_model, revision, weights, config_file)
+                with self._added_blobs(revision, weights, config_file):
+                    adapter = self._registry.create_adapter(
+                        tenant=tenant,
+                        name=name,
+                        base_model=base_model,
+                        revision=revision,
+                        overwrite=overwrite,
+                    )
+                self._prune(adapter)
         log.info(
             "adapter.accepted",
             adapter_id=adapter.id,
             base_model=base_model,
+            revision=adapter.revision.number,
             rank=revision.rank,
             size_bytes=size_bytes,
         )
+        return adapter
+
+    def roll_back(
+        self,
+        tenant: Tenant,
+        adapter_id: str,
+        number: int | None = None,
+        *,
+        if_match: frozenset[str] | None = None,
+    ) -> Adapter:
+        """Make a new revision with an earlier one's content, the last but one's if None.
+
+        Raises AdapterNotFoundError, PreconditionFailedError, RevisionNotFoundError,
+        NoEarlierRevisionError.
+        """
+        # Locked, or the earlier one's blobs could go between its pruning and this.
+        with blobs_lock(self._staging):
+            adapter = self._registry.roll_back_adapter(
+                tenant.id, adapter_id, number, if_match=if_match
+            )
+            self._prune(adapter)
+        log.info("adapter.rolled_back", adapter_id=adapter.id, revision=adapter.revision.number)
         return adapter
 
     def remove_leftovers(self) -> int:
@@ -108,25 +148,21 @@ class Intake:
             log.info("blobs.unused_removed", count=count)
         return count
 
-    def _record(
-        self,
-        tenant: Tenant,
-        name: str,
-        base_model: str,
-        revision: Revision,
-        weights: Path,
-        config_file: Path,
-    ) -> Adapter:
+    @contextmanager
+    def _added_blobs(self, revision: Revision, weights: Path, config_file: Path) -> Iterator[None]:
         """Both blobs first, so that a row never names one that isn't there."""
         try:
             self._blobs.add(weights, revision.weights_blob)
             self._blobs.add(config_file, revision.config_blob)
-            return self._registry.create_adapter(
-                tenant=tenant, name=name, base_model=base_model, revision=revision
-            )
+            yield
         except BaseException:
             self._remove_unused([revision.weights_blob, revision.config_blob])
             raise
+
+    def _prune(self, adapter: Adapter) -> None:
+        """Forget the revisions that are too old, with what only they used."""
+        for digest in self._registry.prune_revisions(adapter.id):
+            self._blobs.remove(digest)
 
     def _remove_unused(self, digests: Sequence[str]) -> int:
         unused = [digest for digest in digests if not self._registry.blob_in_use(digest)]

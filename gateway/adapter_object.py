@@ -1,9 +1,12 @@
 """An adapter as the API shows it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from adapter_sync.record import Adapter
+from starlette.responses import JSONResponse, Response
+
+from adapter_sync.record import Adapter, KeptRevision
 from gateway.engine_errors import public_words
 
 
@@ -18,6 +21,8 @@ def adapter_object(adapter: Adapter) -> dict[str, Any]:
         "status": adapter.status.value,
         "error": _error(adapter),
         "revision": adapter.revision.number,
+        "serving_revision": None if adapter.serving is None else adapter.serving.number,
+        "etag": adapter.etag,
         "rank": adapter.revision.rank,
         "lora_alpha": adapter.revision.lora_alpha,
         "target_modules": list(adapter.revision.target_modules),
@@ -28,6 +33,13 @@ def adapter_object(adapter: Adapter) -> dict[str, Any]:
     }
 
 
+def adapter_answer(
+    adapter: Adapter, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})
+) -> Response:
+    """The adapter object as an answer, with its ETag."""
+    return JSONResponse(adapter_object(adapter), status, {**headers, "etag": adapter.etag})
+
+
 def adapter_list(adapters: Sequence[Adapter]) -> dict[str, Any]:
     """The list object."""
     return {
@@ -36,6 +48,31 @@ def adapter_list(adapters: Sequence[Adapter]) -> dict[str, Any]:
         "has_more": False,
         "first_id": adapters[0].id if adapters else None,
         "last_id": adapters[-1].id if adapters else None,
+    }
+
+
+def revision_list(kept: Sequence[KeptRevision]) -> dict[str, Any]:
+    """The list object of an adapter's revisions."""
+    return {
+        "object": "list",
+        "data": [_revision_object(each) for each in kept],
+        "has_more": False,
+    }
+
+
+def _revision_object(kept: KeptRevision) -> dict[str, Any]:
+    revision = kept.revision
+    return {
+        "object": "adapter.revision",
+        "number": revision.number,
+        "etag": kept.etag,
+        "rank": revision.rank,
+        "lora_alpha": revision.lora_alpha,
+        "target_modules": list(revision.target_modules),
+        "size_bytes": revision.size_bytes,
+        "created_at": int(kept.created_at.timestamp()),
+        "serving": kept.serving,
+        "warnings": list(revision.warnings),
     }
 
 

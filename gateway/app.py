@@ -26,6 +26,7 @@ from gateway.health import live, ready
 from gateway.limits import Limits
 from gateway.models import list_models
 from gateway.request_id import RequestId
+from gateway.revisions import list_revisions, roll_back_adapter
 from gateway.secret_key import load_secret_key
 from gateway.services import Services
 from gateway.triton import TritonClient
@@ -40,6 +41,8 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("POST", "/v1/adapters/upload", upload_adapter),
     ("GET", "/v1/adapters/{adapter_id}", show_adapter),
     ("DELETE", "/v1/adapters/{adapter_id}", delete_adapter),
+    ("GET", "/v1/adapters/{adapter_id}/revisions", list_revisions),
+    ("POST", "/v1/adapters/{adapter_id}/rollback", roll_back_adapter),
 )
 _ANSWERED_ERRORS = (LoraServerError, HTTPException, RequestValidationError, ClientDisconnect)
 

@@ -181,6 +181,9 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         errors.AdapterLimitError: Rule(status=429, headers=NO_RETRY, type="insufficient_quota"),
         errors.AdapterExistsError: Rule(status=409, headers=NO_RETRY),
         errors.AdapterNotFoundError: Rule(status=404),
+        errors.RevisionNotFoundError: Rule(status=404),
+        errors.NoEarlierRevisionError: Rule(status=409, headers=NO_RETRY),
+        errors.PreconditionFailedError: Rule(status=412),
         errors.BaseModelNotFoundError: Rule(status=404),
         errors.InvalidNameError: Rule(status=400),
         errors.InvalidApiKeyError: Rule(

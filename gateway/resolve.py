@@ -52,11 +52,12 @@ def split_requested_model(
 
 
 def servable(adapter: Adapter, requested_model: str) -> Target:
-    """The adapter as a target. Raises AdapterNotReadyError, AdapterFailedError."""
+    """What serves of the adapter, as a target. Raises AdapterNotReadyError, AdapterFailedError."""
+    if adapter.serving is not None and adapter.status is not AdapterStatus.DELETING:
+        lora_name = adapter.lora_name_of(adapter.serving)
+        return Target(base_model=adapter.base_model, lora_name=lora_name)
     match adapter.status:
-        case AdapterStatus.READY:
-            return Target(base_model=adapter.base_model, lora_name=adapter.lora_name)
-        case AdapterStatus.LOADING:
+        case AdapterStatus.LOADING | AdapterStatus.READY:
             raise AdapterNotReadyError(requested_model=requested_model)
         case AdapterStatus.FAILED:
             reason = public_words(
