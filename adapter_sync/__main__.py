@@ -31,10 +31,12 @@ def run(control: str) -> int:
 
     from adapter_sync.blobs import FolderBlobStore
     from adapter_sync.errors import LoraServerError
+    from adapter_sync.fetcher import Fetcher
     from adapter_sync.intake import Intake
     from adapter_sync.logs import configure_logs
     from adapter_sync.reconciler import run_reconcilers
     from adapter_sync.registry import Registry
+    from adapter_sync.secret_key import load_secret_key
     from adapter_sync.settings import load_settings
     from adapter_sync.staging import try_lock
     from adapter_sync.triton_control import ExplicitControl, PollControl
@@ -62,7 +64,17 @@ def run(control: str) -> int:
     structlog.get_logger().info("adapter_sync.started", control=control, triton=url)
     try:
         # What a process left that was killed between the blobs and their adapter's row.
-        Intake(registry, blobs, settings.staging_folder).remove_unused_blobs()
+        intake = Intake(registry, blobs, settings.staging_folder)
+        intake.remove_unused_blobs()
+        fetcher = Fetcher(
+            registry=registry,
+            intake=intake,
+            folder=settings.staging_folder / "fetches",
+            secret_key=load_secret_key(settings.lora_data_dir.resolve()),
+            stopping=stopping,
+        )
+        fetching = threading.Thread(target=fetcher.run, name="fetcher", daemon=True)
+        fetching.start()
         run_reconcilers(
             registry=registry,
             blobs=blobs,
@@ -72,6 +84,7 @@ def run(control: str) -> int:
             control=PollControl(url) if control == "poll" else ExplicitControl(url),
             stopping=stopping,
         )
+        fetching.join()
     finally:
         registry.close()
         lock.close()

@@ -1,19 +1,22 @@
 """Does the fetches that the registry holds: downloads, checks, and hands over to the intake.
 
-A process that is killed leaves its fetches to the next one, which begins them anew.
+A process that is killed leaves its fetches to the next one, which begins them anew. A hub that is
+away for some seconds is asked again by huggingface_hub itself.
 """
 
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from adapter_sync.errors import FetchGoneError, LoraServerError, TransientError
+from adapter_sync.errors import FetchGoneError, LoraServerError
 from adapter_sync.fetches import Fetch, FetchStage
 from adapter_sync.intake import AdapterFiles, Intake
 from adapter_sync.registry import Registry
@@ -24,9 +27,9 @@ from adapter_sync.sources.hub import download
 log = structlog.get_logger(__name__)
 
 FETCHES_AT_ONCE = 4
-LOOK_PERIOD_S = 0.05
+LOOK_PERIOD_S = 0.1
+STOP_PATIENCE_S = 5.0
 PROGRESS_PERIOD_S = 0.5
-RETRY_AFTER_S = (1.0, 5.0, 20.0)
 _UNEXPECTED = "The server had an error while fetching the adapter. Delete it and try again."
 
 
@@ -44,11 +47,11 @@ class Fetcher:
     secret_key: bytes
     stopping: threading.Event
     endpoint: str | None = None
-    retry_after_s: Sequence[float] = RETRY_AFTER_S
 
     def run(self) -> None:
         """Do what is pending, some at once, until `stopping` is set."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
         self.registry.reopen_fetches()
         threads: list[threading.Thread] = []
         while not self.stopping.is_set():
@@ -56,19 +59,18 @@ class Fetcher:
             claimed = self._claim() if len(threads) < FETCHES_AT_ONCE else None
             if claimed is None:
                 self.stopping.wait(LOOK_PERIOD_S)
-                continue
-            thread = threading.Thread(target=self.fetch, args=(claimed,), name="fetch")
-            thread.start()
-            threads.append(thread)
+            else:
+                threads.append(self._start(claimed))
+        deadline = time.monotonic() + STOP_PATIENCE_S
         for thread in threads:
-            thread.join()
+            thread.join(max(0, deadline - time.monotonic()))
 
     def fetch(self, claimed: ClaimedFetch) -> None:
         """Do one fetch to its end: an adapter, a failure that says why, or nothing left of it."""
         fetch = claimed.fetch
         log.info("fetch.started", adapter_id=fetch.adapter_id, repo=fetch.pinned.source.repo)
         try:
-            self._fetch_patiently(claimed)
+            self._fetch(claimed)
         except FetchGoneError:
             log.info("fetch.deleted", adapter_id=fetch.adapter_id)
         except _StoppingError:
@@ -81,21 +83,19 @@ class Fetcher:
             self.registry.fail_fetch(fetch.adapter_id, code="server_error", message=_UNEXPECTED)
 
     def _claim(self) -> ClaimedFetch | None:
-        return self.registry.claim_fetch() if self.registry.has_pending_fetch() else None
+        try:
+            return self.registry.claim_fetch() if self.registry.has_pending_fetch() else None
+        except SQLAlchemyError:
+            log.exception("fetches.look_failed")
+            return None
 
-    def _fetch_patiently(self, claimed: ClaimedFetch) -> None:
-        for retry_after_s in self.retry_after_s:
-            try:
-                self._fetch_once(claimed)
-            except TransientError as error:
-                log.warning("fetch.postponed", error=str(error), retry_after_s=retry_after_s)
-            else:
-                return
-            if self.stopping.wait(retry_after_s):
-                raise _StoppingError
-        self._fetch_once(claimed)
+    def _start(self, claimed: ClaimedFetch) -> threading.Thread:
+        # One that waits for the hub must not hold up the end: a fetch may break off anywhere.
+        thread = threading.Thread(target=self.fetch, args=(claimed,), name="fetch", daemon=True)
+        thread.start()
+        return thread
 
-    def _fetch_once(self, claimed: ClaimedFetch) -> None:
+    def _fetch(self, claimed: ClaimedFetch) -> None:
         fetch, sealed = claimed.fetch, claimed.sealed_token
         token = None if sealed is None else unseal(self.secret_key, sealed)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:

@@ -96,6 +96,11 @@ class Fetch:
     created_at: datetime
     updated_at: datetime
 
+    @property
+    def requested_model(self) -> str:
+        """The string a client will put into `model`."""
+        return f"{self.base_model}:{self.name}"
+
 
 def _is_folder(path: str) -> bool:
     parts = path.split("/")

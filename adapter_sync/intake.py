@@ -6,21 +6,46 @@ Synchronous and thread-safe; the gateway calls it in a thread.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
 from adapter_sync.blobs import BlobStore
 from adapter_sync.errors import AdapterTooLargeError
-from adapter_sync.record import Adapter, Revision, Tenant, check_adapter_name
+from adapter_sync.record import (
+    CREATE_ONLY,
+    UPLOADED,
+    Adapter,
+    Overwrite,
+    Revision,
+    Tenant,
+    check_adapter_name,
+)
 from adapter_sync.registry import Registry
 from adapter_sync.staging import blobs_lock, remove_unheld_files, staged_file
 from adapter_sync.tiers import tier_named
 from adapter_sync.validation import AdapterFacts, check_adapter
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFiles:
+    """What came of an adapter, and where from.
+
+    `weights` is the adapter_model.safetensors, on the blobs' file system; it is moved away when
+    the adapter is accepted. `weights_sha256` is its SHA-256 (hex). `config` is the
+    adapter_config.json, if there was one; `lora_alpha` the sender's word on it otherwise.
+    """
+
+    weights: Path
+    weights_sha256: str
+    config: bytes | None = None
+    lora_alpha: float | None = None
+    source: Mapping[str, object] = field(default_factory=lambda: UPLOADED)
 
 
 class Intake:
@@ -42,52 +67,84 @@ class Intake:
         tenant: Tenant,
         name: str,
         base_model: str,
-        weights: Path,
-        weights_sha256: str,
-        config: bytes | None,
-        lora_alpha: float | None,
+        files: AdapterFiles,
+        overwrite: Overwrite = CREATE_ONLY,
+        fetched_id: str | None = None,
     ) -> Adapter:
-        """Check an upload and record it as an adapter that is to be loaded.
+        """Check what came and record it as an adapter, or a revision of one, that is to be loaded.
 
         Args:
             tenant: the owner.
             name: the adapter's name, unique for the tenant on the base model.
             base_model: the base model's name.
-            weights: the received adapter_model.safetensors, a file from `staging_file`; it is
-                moved away on success.
-            weights_sha256: its SHA-256 (hex), taken while it was received.
-            config: the received adapter_config.json, if there was one.
-            lora_alpha: the sender's word on it, for an upload without a config.
+            files: what came; an uploaded file is one from `staging_file`.
+            overwrite: what may be done to an adapter of that name.
+            fetched_id: the adapter_id of the fetch that this ends.
 
         Raises:
             InvalidNameError, BaseModelNotFoundError, UnknownTierError, AdapterTooLargeError,
-            InvalidAdapterError, AdapterExistsError, AdapterLimitError.
+            InvalidAdapterError, AdapterExistsError, AdapterLimitError, PreconditionFailedError,
+            FetchGoneError.
 
         """
         check_adapter_name(name)
         base = self._registry.base_model(base_model)
-        size_bytes = _check_size(weights, tenant)
-        facts = check_adapter(weights, config=config, lora_alpha=lora_alpha, base=base)
+        size_bytes = _check_size(files.weights, tenant)
+        facts = check_adapter(
+            files.weights, config=files.config, lora_alpha=files.lora_alpha, base=base
+        )
         served_config = _config_bytes(facts)
         revision = _revision(
             facts,
             config_blob=hashlib.sha256(served_config).hexdigest(),
-            weights_blob=weights_sha256,
+            files=files,
             size_bytes=size_bytes,
         )
         # Before the lock is taken, because it may take long for a large file.
-        _sync(weights)
+        _sync(files.weights)
         with self.staging_file() as config_file:
             config_file.write_bytes(served_config)
             with blobs_lock(self._staging):
-                adapter = self._record(tenant, name, base_model, revision, weights, config_file)
+                with self._added_blobs(revision, files.weights, config_file):
+                    adapter = self._registry.create_adapter(
+                        tenant=tenant,
+                        name=name,
+                        base_model=base_model,
+                        revision=revision,
+                        overwrite=overwrite,
+                        fetched_id=fetched_id,
+                    )
+                self._prune(adapter)
         log.info(
             "adapter.accepted",
             adapter_id=adapter.id,
             base_model=base_model,
+            revision=adapter.revision.number,
             rank=revision.rank,
             size_bytes=size_bytes,
         )
+        return adapter
+
+    def roll_back(
+        self,
+        tenant: Tenant,
+        adapter_id: str,
+        number: int | None = None,
+        *,
+        if_match: frozenset[str] | None = None,
+    ) -> Adapter:
+        """Make a new revision with an earlier one's content, the last but one's if None.
+
+        Raises AdapterNotFoundError, PreconditionFailedError, RevisionNotFoundError,
+        NoEarlierRevisionError.
+        """
+        # Locked, or the earlier one's blobs could go between its pruning and this.
+        with blobs_lock(self._staging):
+            adapter = self._registry.roll_back_adapter(
+                tenant.id, adapter_id, number, if_match=if_match
+            )
+            self._prune(adapter)
+        log.info("adapter.rolled_back", adapter_id=adapter.id, revision=adapter.revision.number)
         return adapter
 
     def remove_leftovers(self) -> int:
@@ -108,25 +165,21 @@ class Intake:
             log.info("blobs.unused_removed", count=count)
         return count
 
-    def _record(
-        self,
-        tenant: Tenant,
-        name: str,
-        base_model: str,
-        revision: Revision,
-        weights: Path,
-        config_file: Path,
-    ) -> Adapter:
+    @contextmanager
+    def _added_blobs(self, revision: Revision, weights: Path, config_file: Path) -> Iterator[None]:
         """Both blobs first, so that a row never names one that isn't there."""
         try:
             self._blobs.add(weights, revision.weights_blob)
             self._blobs.add(config_file, revision.config_blob)
-            return self._registry.create_adapter(
-                tenant=tenant, name=name, base_model=base_model, revision=revision
-            )
+            yield
         except BaseException:
             self._remove_unused([revision.weights_blob, revision.config_blob])
             raise
+
+    def _prune(self, adapter: Adapter) -> None:
+        """Forget the revisions that are too old, with what only they used."""
+        for digest in self._registry.prune_revisions(adapter.id):
+            self._blobs.remove(digest)
 
     def _remove_unused(self, digests: Sequence[str]) -> int:
         unused = [digest for digest in digests if not self._registry.blob_in_use(digest)]
@@ -148,18 +201,19 @@ def _config_bytes(facts: AdapterFacts) -> bytes:
 
 
 def _revision(
-    facts: AdapterFacts, *, config_blob: str, weights_blob: str, size_bytes: int
+    facts: AdapterFacts, *, config_blob: str, files: AdapterFiles, size_bytes: int
 ) -> Revision:
     return Revision(
         number=1,
-        digest=hashlib.sha256((config_blob + weights_blob).encode()).hexdigest(),
+        digest=hashlib.sha256((config_blob + files.weights_sha256).encode()).hexdigest(),
         config_blob=config_blob,
-        weights_blob=weights_blob,
+        weights_blob=files.weights_sha256,
         size_bytes=size_bytes,
         rank=facts.rank,
         lora_alpha=facts.lora_alpha,
         target_modules=facts.target_modules,
         warnings=facts.warnings,
+        source=files.source,
     )
 
 

@@ -5,12 +5,11 @@ Imports nothing of the project but its errors, so that every room may use it.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
 from types import MappingProxyType
-from typing import Self
 
 from adapter_sync.errors import InvalidNameError
 
@@ -120,16 +119,13 @@ class Adapter:
         state = f"{self.id}/{revision.number}/{revision.digest}"
         return f'"{sha256(state.encode()).hexdigest()[:32]}"'
 
-    def at(self, revision: Revision) -> Self:
-        """The same adapter with another of its revisions in the newest one's place."""
-        return replace(self, revision=revision)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptRevision:
     """A revision that can be gone back to, and whether it is the one that answers requests."""
 
     revision: Revision
+    etag: str
     created_at: datetime
     serving: bool
 

@@ -24,9 +24,11 @@ from gateway.base_models import BaseModels
 from gateway.chat import create_chat_completion
 from gateway.errors import handle_error
 from gateway.health import live, ready
+from gateway.import_adapter import import_adapter
 from gateway.limits import Limits
 from gateway.models import list_models
 from gateway.request_id import RequestId
+from gateway.revisions import list_revisions, roll_back_adapter
 from gateway.services import Services
 from gateway.triton import TritonClient
 from gateway.upload import upload_adapter
@@ -37,9 +39,12 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("POST", "/v1/chat/completions", create_chat_completion),
     ("GET", "/v1/models", list_models),
     ("GET", "/v1/adapters", list_adapters),
+    ("POST", "/v1/adapters", import_adapter),
     ("POST", "/v1/adapters/upload", upload_adapter),
     ("GET", "/v1/adapters/{adapter_id}", show_adapter),
     ("DELETE", "/v1/adapters/{adapter_id}", delete_adapter),
+    ("GET", "/v1/adapters/{adapter_id}/revisions", list_revisions),
+    ("POST", "/v1/adapters/{adapter_id}/rollback", roll_back_adapter),
 )
 _ANSWERED_ERRORS = (LoraServerError, HTTPException, RequestValidationError, ClientDisconnect)
 
@@ -74,9 +79,7 @@ async def open_services(settings: Settings, limits: Limits) -> AsyncIterator[Ser
             base_models=BaseModels(registry),
             intake=intake,
             engine=triton,
-            cache_salt_key=await to_thread.run_sync(
-                load_secret_key, settings.lora_data_dir.resolve()
-            ),
+            secret_key=await to_thread.run_sync(load_secret_key, settings.lora_data_dir.resolve()),
             limits=limits,
             upload_threads=CapacityLimiter(limits.upload_threads),
             started_at=int(time.time()),

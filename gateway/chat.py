@@ -11,7 +11,7 @@ from gateway.auth import CurrentTenant
 from gateway.body import read_body
 from gateway.chat_request import parse_chat_request
 from gateway.relay import Relay
-from gateway.resolve import resolve
+from gateway.resolve import Target, resolve
 from gateway.services import CurrentServices
 from gateway.triton import EngineRequest
 
@@ -25,23 +25,34 @@ async def create_chat_completion(
         await read_body(request, max_bytes=limits.max_body_bytes, idle_s=limits.body_idle_s)
     )
     request.state.log_fields["requested_model"] = chat.requested_model
-    target = await to_thread.run_sync(
-        resolve, services.registry, services.base_models, tenant, chat.requested_model
-    )
-    # Never the client's own x-request-id: two requests of one id would be one to the engine.
-    engine_request_id = uuid.uuid4().hex
-    request.state.log_fields["engine_request_id"] = engine_request_id
-    return Relay(
-        engine=services.engine,
-        base_model=target.base_model,
-        request=EngineRequest(
+
+    async def target() -> Target:
+        return await to_thread.run_sync(
+            resolve, services.registry, services.base_models, tenant, chat.requested_model
+        )
+
+    def engine_request(lora_name: str | None) -> EngineRequest:
+        # Never the client's own x-request-id: two requests of one id would be one to the engine.
+        engine_request_id = uuid.uuid4().hex
+        request.state.log_fields["engine_request_id"] = engine_request_id
+        return EngineRequest(
             endpoint="chat.completions",
-            lora_name=target.lora_name,
+            lora_name=lora_name,
             served_name=chat.requested_model,
             request_id=engine_request_id,
-            cache_salt=cache_salt(services.cache_salt_key, tenant.id),
+            cache_salt=cache_salt(services.secret_key, tenant.id),
             body=chat.body,
-        ),
+        )
+
+    async def renew() -> EngineRequest:
+        return engine_request((await target()).lora_name)
+
+    first = await target()
+    return Relay(
+        engine=services.engine,
+        base_model=first.base_model,
+        request=engine_request(first.lora_name),
+        renew=renew,
         stream=chat.stream,
         limits=limits,
     )

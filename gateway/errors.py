@@ -181,7 +181,15 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         errors.AdapterLimitError: Rule(status=429, headers=NO_RETRY, type="insufficient_quota"),
         errors.AdapterExistsError: Rule(status=409, headers=NO_RETRY),
         errors.AdapterNotFoundError: Rule(status=404),
+        errors.RevisionNotFoundError: Rule(status=404),
+        errors.NoEarlierRevisionError: Rule(status=409, headers=NO_RETRY),
+        errors.PreconditionFailedError: Rule(status=412),
         errors.BaseModelNotFoundError: Rule(status=404),
+        errors.FetchInProgressError: Rule(status=409, headers=NO_RETRY),
+        errors.FetchGoneError: Rule(status=404),
+        errors.InvalidRepoError: Rule(status=400),
+        errors.RepoNotFoundError: Rule(status=400),
+        errors.HubUnavailableError: Rule(status=503, headers=RETRY_SOON),
         errors.InvalidNameError: Rule(status=400),
         errors.InvalidApiKeyError: Rule(
             status=401, headers=MappingProxyType({"www-authenticate": "Bearer"})

@@ -7,22 +7,21 @@ import anyio
 from anyio import to_thread
 from fastapi import Request
 from pydantic import SecretStr
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from adapter_sync.errors import AdapterNotFoundError
 from adapter_sync.fetches import DEFAULT_REVISION, Fetch, FetchStage, HubRepo
 from adapter_sync.record import Adapter, Overwrite, Tenant
 from adapter_sync.secret_key import seal
 from adapter_sync.sources.hub import pin
 from adapter_sync.tiers import tier_named
-from gateway.adapter_object import adapter_answer, fetch_object
+from gateway.adapter_object import adapter_answer
 from gateway.auth import CurrentTenant
 from gateway.if_match import if_match
 from gateway.json_body import JsonBody, read_json_body
-from gateway.loading import loaded, preferred_wait_s
+from gateway.loading import loaded, wait_deadline
 from gateway.services import CurrentServices, Services
 
-_ACCEPTED = 202
+_OK, _CREATED, _ACCEPTED = 200, 201, 202
 
 
 class AdapterImport(JsonBody):
@@ -51,14 +50,20 @@ async def import_adapter(
     fetch = await to_thread.run_sync(
         partial(_begin, services, tenant, wanted, condition), limiter=services.upload_threads
     )
-    prefer = request.headers.getlist("prefer")
-    deadline = time.monotonic() + preferred_wait_s(prefer, services.limits)
-    arrived = await _arrived(services, fetch, deadline)
+    deadline = wait_deadline(request, services.limits)
+    has_arrived = await _arrived(services, fetch, deadline)
+    adapter, rest = await to_thread.run_sync(
+        services.registry.adapter_or_fetch, tenant.id, fetch.adapter_id
+    )
+    if adapter is not None and has_arrived:
+        adapter = await loaded(services, adapter, deadline)
+    status = _status(adapter) if has_arrived else _ACCEPTED
     headers = {"location": f"/v1/adapters/{fetch.adapter_id}"}
-    if isinstance(arrived, Fetch):
-        return JSONResponse(fetch_object(arrived), _ACCEPTED, headers)
-    status = 201 if arrived.revision.number == 1 else 200
-    return adapter_answer(await loaded(services, arrived, deadline), status, headers)
+    return adapter_answer(adapter, rest, status=status, headers=headers)
+
+
+def _status(adapter: Adapter | None) -> int:
+    return _OK if adapter is not None and adapter.revision.number > 1 else _CREATED
 
 
 def _begin(
@@ -66,7 +71,7 @@ def _begin(
 ) -> Fetch:
     source = HubRepo(repo=wanted.repo, revision=wanted.revision, subfolder=wanted.subfolder)
     token = None if wanted.hf_token is None else wanted.hf_token.get_secret_value()
-    services.registry.check_new_adapter(tenant, wanted.name, wanted.base_model)
+    services.registry.check_new_adapter(wanted.name, wanted.base_model)
     return services.registry.create_fetch(
         tenant=tenant,
         name=wanted.name,
@@ -77,17 +82,12 @@ def _begin(
     )
 
 
-async def _arrived(services: Services, fetch: Fetch, deadline: float) -> Adapter | Fetch:
-    """The adapter when it is here, else the fetch when it failed or the time is over.
-
-    Raises AdapterNotFoundError when it is deleted meanwhile.
-    """
-    while fetch.stage is not FetchStage.FAILED and time.monotonic() < deadline:
+async def _arrived(services: Services, fetch: Fetch, deadline: float) -> bool:
+    """Whether the adapter is here before the time is over, and before the fetch fails."""
+    known: Fetch | None = fetch
+    while known is not None and known.stage is not FetchStage.FAILED:
+        if time.monotonic() >= deadline:
+            return False
         await anyio.sleep(services.limits.adapter_poll_s)
-        now = await to_thread.run_sync(services.registry.fetch, fetch.tenant_id, fetch.adapter_id)
-        if now is None:
-            return await to_thread.run_sync(
-                services.registry.adapter, fetch.tenant_id, fetch.adapter_id
-            )
-        fetch = now
-    return fetch
+        known = await to_thread.run_sync(services.registry.fetch, fetch.tenant_id, fetch.adapter_id)
+    return known is None

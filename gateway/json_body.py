@@ -1,4 +1,4 @@
-"""JSON bodies as pydantic models: read within the limits, their faults told as OpenAI tells them."""
+"""JSON bodies as pydantic models, read within the limits; faults are told as OpenAI tells them."""
 
 from typing import TypeVar
 

@@ -1,4 +1,4 @@
-"""GET /v1/models: the base models and the tenant's adapters that are ready."""
+"""GET /v1/models: the base models and the tenant's adapters that serve."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
-from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Tenant
+from adapter_sync.record import Adapter, BaseModel, Tenant
 from gateway.auth import CurrentTenant
 from gateway.services import CurrentServices, Services
 
@@ -21,16 +21,16 @@ async def list_models(tenant: CurrentTenant, services: CurrentServices) -> Respo
 
 def _models(services: Services, tenant: Tenant) -> list[dict[str, Any]]:
     base_models = services.base_models.by_name()
-    ready = [
+    serving = [
         adapter
         for adapter in services.registry.adapters(tenant.id)
-        if adapter.status is AdapterStatus.READY and adapter.base_model in base_models
+        if adapter.serving is not None and adapter.base_model in base_models
     ]
     return [
         *(base_model_object(base, services.started_at) for base in base_models.values()),
         *(
             adapter_model_object(adapter, base_models[adapter.base_model], tenant)
-            for adapter in _by_requested_model(ready)
+            for adapter in _by_requested_model(serving)
         ),
     ]
 

@@ -1,6 +1,9 @@
 """The engine's answer, passed on to the client byte by byte, in one piece or as it comes."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -9,10 +12,11 @@ from starlette.types import Receive, Scope, Send
 from adapter_sync.errors import TritonRefusedError
 from gateway.disconnect import unless_disconnected
 from gateway.engine_errors import engine_error
-from gateway.errors import ServerStoppingError, answer_for
+from gateway.errors import AdapterNotReadyError, ServerStoppingError, answer_for
 from gateway.limits import Limits
 from gateway.triton import EngineCall, EngineClient, EngineRequest, EngineResponse
 
+MAX_RENEWALS = 3
 KEEP_ALIVE = b": keep-alive\n\n"
 _LOWEST_ERROR_STATUS = 400
 _STREAM_HEADERS = (
@@ -27,6 +31,9 @@ class Relay(Response):
 
     Until the response has started, errors are raised and become an HTTP status. After that they
     are an event, and the end.
+
+    `renew` makes the request anew, for an engine that has let go of its adapter: a newer revision
+    may have taken over since the request was made.
     """
 
     def __init__(
@@ -35,6 +42,7 @@ class Relay(Response):
         engine: EngineClient,
         base_model: str,
         request: EngineRequest,
+        renew: Callable[[], Awaitable[EngineRequest]],
         stream: bool,
         limits: Limits,
     ) -> None:
@@ -42,6 +50,7 @@ class Relay(Response):
         self._engine = engine
         self._base_model = base_model
         self._request = request
+        self._renew = renew
         self._stream = stream
         self._limits = limits
 
@@ -54,8 +63,7 @@ class Relay(Response):
             scope["state"]["log_fields"]["client_left"] = True
 
     async def _answer_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._engine.call(self._base_model, self._request) as call:
-            first = self._accepted(await call.read(within_s=self._limits.whole_answer_s))
+        async with self._begun(self._first) as (call, first):
             pieces = [first.payload]
             while (piece := await self._next(call)) is not None:
                 pieces.append(piece.payload)
@@ -79,13 +87,38 @@ class Relay(Response):
         await events.end()
 
     async def _pass_on(self, events: "_Events") -> None:
-        async with self._engine.call(self._base_model, self._request) as call:
-            first = await self._first(call, events)
+        async with self._begun(partial(self._first_event, events)) as (call, first):
             await events.write(first.payload)
             while (response := await self._next(call)) is not None:
                 await events.write(response.payload)
 
-    async def _first(self, call: EngineCall, events: "_Events") -> EngineResponse:
+    @asynccontextmanager
+    async def _begun(
+        self, first_of: Callable[[EngineCall], Awaitable[EngineResponse]]
+    ) -> AsyncIterator[tuple[EngineCall, EngineResponse]]:
+        """A call whose first response is good, asked anew when the adapter was replaced."""
+        for renewals_left in reversed(range(MAX_RENEWALS + 1)):
+            async with self._engine.call(self._base_model, self._request) as call:
+                try:
+                    first = await first_of(call)
+                except AdapterNotReadyError:
+                    if not renewals_left or not await self._renewed():
+                        raise
+                    continue
+                yield call, first
+                return
+
+    async def _renewed(self) -> bool:
+        """Whether there is another adapter to ask for now."""
+        renewed = await self._renew()
+        changed = renewed.lora_name != self._request.lora_name
+        self._request = renewed
+        return changed
+
+    async def _first(self, call: EngineCall) -> EngineResponse:
+        return self._accepted(await call.read(within_s=self._limits.whole_answer_s))
+
+    async def _first_event(self, events: "_Events", call: EngineCall) -> EngineResponse:
         """The first response, keeping the connection busy meanwhile."""
         reading = asyncio.ensure_future(call.read(within_s=self._limits.first_response_s))
         try:

@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from adapter_sync.errors import AdapterNotFoundError
+from adapter_sync.errors import AdapterNotFoundError, LoraServerError
+from adapter_sync.fetches import Fetch, FetchStage
 from adapter_sync.record import ADAPTER_NAME, Adapter, AdapterStatus, Tenant
 from adapter_sync.registry import Registry
 from gateway.base_models import BaseModels
@@ -32,7 +33,10 @@ def resolve(
     try:
         adapter = registry.find_adapter(tenant.id, base_model, name)
     except AdapterNotFoundError as error:
-        raise ModelNotFoundError(requested_model=requested_model) from error
+        fetch = registry.find_fetch(tenant.id, base_model, name)
+        if fetch is None:
+            raise ModelNotFoundError(requested_model=requested_model) from error
+        raise _not_here(fetch) from error
     return servable(adapter, requested_model)
 
 
@@ -51,12 +55,21 @@ def split_requested_model(
     raise ModelNotFoundError(requested_model=requested_model)
 
 
+def _not_here(fetch: Fetch) -> LoraServerError:
+    """Why an adapter that is being fetched can't answer."""
+    if fetch.stage is FetchStage.FAILED:
+        reason = fetch.error_message or "no reason was given."
+        return AdapterFailedError(requested_model=fetch.requested_model, reason=reason)
+    return AdapterNotReadyError(requested_model=fetch.requested_model)
+
+
 def servable(adapter: Adapter, requested_model: str) -> Target:
-    """The adapter as a target. Raises AdapterNotReadyError, AdapterFailedError."""
+    """What serves of the adapter, as a target. Raises AdapterNotReadyError, AdapterFailedError."""
+    if adapter.serving is not None and adapter.status is not AdapterStatus.DELETING:
+        lora_name = adapter.lora_name_of(adapter.serving)
+        return Target(base_model=adapter.base_model, lora_name=lora_name)
     match adapter.status:
-        case AdapterStatus.READY:
-            return Target(base_model=adapter.base_model, lora_name=adapter.lora_name)
-        case AdapterStatus.LOADING:
+        case AdapterStatus.LOADING | AdapterStatus.READY:
             raise AdapterNotReadyError(requested_model=requested_model)
         case AdapterStatus.FAILED:
             reason = public_words(

@@ -24,7 +24,7 @@ class Services:
     base_models: BaseModels
     intake: Intake
     engine: EngineClient
-    cache_salt_key: bytes
+    secret_key: bytes
     limits: Limits
     upload_threads: CapacityLimiter
     started_at: int

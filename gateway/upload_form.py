@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 from streaming_form_data import ParseFailedException, StreamingFormDataParser
@@ -19,6 +20,8 @@ from adapter_sync.tiers import Tier
 from gateway.errors import InvalidRequestError
 from gateway.limits import Limits
 
+_FLAGS: Mapping[str, bool] = MappingProxyType({"true": True, "1": True, "false": False, "0": False})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadedAdapter:
@@ -29,6 +32,7 @@ class UploadedAdapter:
     weights_sha256: str
     config: bytes | None
     lora_alpha: float | None
+    replace: bool
 
 
 class UploadForm:
@@ -43,6 +47,7 @@ class UploadForm:
                 ("base_model", limits.max_field_bytes),
                 ("config", limits.max_config_bytes),
                 ("lora_alpha", limits.max_field_bytes),
+                ("replace", limits.max_field_bytes),
             )
         }
         self._fields: Mapping[str, _Field] = {"file": self._file, **self._texts}
@@ -80,6 +85,7 @@ class UploadForm:
             weights_sha256=self._file.sha256,
             config=self._texts["config"].value,
             lora_alpha=_positive("lora_alpha", self._text("lora_alpha")),
+            replace=_flag("replace", self._text("replace")),
         )
 
     def close(self) -> None:
@@ -214,6 +220,17 @@ def _positive(name: str, text: str | None) -> float | None:
             code="invalid_value",
         )
     return number
+
+
+def _flag(name: str, text: str | None) -> bool:
+    flag = False if text is None else _FLAGS.get(text.lower())
+    if flag is None:
+        raise InvalidRequestError(
+            f"Invalid '{name}': expected true or false, but got '{text}' instead.",
+            param=name,
+            code="invalid_value",
+        )
+    return flag
 
 
 def _missing(name: str) -> InvalidRequestError:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.errors import LoraServerError
-from adapter_sync.intake import Intake
+from adapter_sync.intake import AdapterFiles, Intake
 from adapter_sync.loractl.output import (
     adapter_document,
     adapters_table,
@@ -123,8 +123,8 @@ def _delete_adapter(installation: Installation, arguments: Namespace) -> Outcome
     tenant = installation.registry.tenant(arguments.tenant)
     adapter = installation.registry.delete_adapter(tenant.id, arguments.id)
     return Outcome(
-        document={"id": adapter.id, "object": "adapter", "deleted": True},
-        text=f"Deleted {adapter.id} ({adapter.requested_model}).",
+        document={"id": arguments.id, "object": "adapter", "deleted": True},
+        text=f"Deleted {arguments.id} ({adapter.requested_model}).",
     )
 
 
@@ -155,10 +155,12 @@ def _accept(installation: Installation, tenant: Tenant, arguments: Namespace) ->
             tenant=tenant,
             name=arguments.name,
             base_model=arguments.base_model,
-            weights=staged,
-            weights_sha256=digest,
-            config=None if config is None else config.read_bytes(),
-            lora_alpha=arguments.lora_alpha,
+            files=AdapterFiles(
+                weights=staged,
+                weights_sha256=digest,
+                config=None if config is None else config.read_bytes(),
+                lora_alpha=arguments.lora_alpha,
+            ),
         )
 
 

@@ -1,12 +1,12 @@
 """What is to be done, worked out from what is desired and what is there. Pure: no I/O, no clock."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from adapter_sync.engine_status import EngineAdapter, EngineStatus
 from adapter_sync.lora_map import LoraMap, LoraMapEntry
-from adapter_sync.record import Adapter, AdapterStatus
+from adapter_sync.record import Adapter, AdapterStatus, adapter_id_of
 
 SERVED = frozenset({AdapterStatus.LOADING, AdapterStatus.READY})
 
@@ -33,7 +33,10 @@ class Current:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """First `install`, then `lora_map` (None: as it is), then the commit of `revision`."""
+    """First `install`, then `lora_map` (None: as it is), then the commit of `revision`.
+
+    An adapter in `install` stands for the revision that it has as its newest.
+    """
 
     install: tuple[Adapter, ...]
     lora_map: LoraMap | None
@@ -43,7 +46,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusChange:
-    """An adapter's new status, as the engine reported it."""
+    """A new status of the adapter's `revision`, as the engine reported it."""
 
     adapter: Adapter
     status: AdapterStatus
@@ -62,7 +65,7 @@ class Cleanup:
 
 def plan(desired: Sequence[Adapter], current: Current) -> Plan:
     """How to get from the current files and map to the desired adapters."""
-    served = [adapter for adapter in desired if adapter.status in SERVED]
+    served = [each for adapter in desired for each in served_of(adapter)]
     entries = tuple(
         LoraMapEntry(
             lora_name=adapter.lora_name, folder=adapter.lora_name, rank=adapter.revision.rank
@@ -83,9 +86,29 @@ def plan(desired: Sequence[Adapter], current: Current) -> Plan:
     )
 
 
+def served_of(adapter: Adapter) -> tuple[Adapter, ...]:
+    """The adapter once for each revision that the engine is to have, the newest first.
+
+    The one that serves stays until a newer one does, so two while that is loading.
+    """
+    if adapter.status is AdapterStatus.DELETING:
+        return ()
+    newest = (adapter,) if adapter.status in SERVED else ()
+    if adapter.serving is None:
+        return newest
+    serving = replace(adapter, revision=adapter.serving, status=AdapterStatus.READY)
+    # Revisions of the same content are one to the engine.
+    by_lora_name = {each.lora_name: each for each in (serving, *newest)}
+    return tuple(reversed(by_lora_name.values()))
+
+
 def status_changes(desired: Sequence[Adapter], engine: EngineStatus) -> tuple[StatusChange, ...]:
     """The adapters whose status in the registry is not what the engine tells."""
-    found = (_status_change(each, engine.adapters.get(each.lora_name)) for each in desired)
+    found = (
+        _status_change(each, engine.adapters.get(each.lora_name))
+        for adapter in desired
+        for each in served_of(adapter)
+    )
     return tuple(change for change in found if change is not None)
 
 
@@ -102,7 +125,9 @@ def cleanup(desired: Sequence[Adapter], current: Current) -> Cleanup:
     else:
         unused = current.folders - kept - set(engine.adapters)
     remaining = current.folders - unused
-    forget = tuple(each for each in gone if each.lora_name not in remaining | kept)
+    # Also the names of earlier revisions, which may still be draining.
+    in_use = {adapter_id_of(lora_name) for lora_name in remaining | kept}
+    forget = tuple(each for each in gone if each.id not in in_use)
     return Cleanup(
         folders=tuple(sorted(unused)),
         forget=forget,
@@ -144,7 +169,7 @@ def _behind(current: Current) -> bool:
 
 
 def _status_change(adapter: Adapter, engine: EngineAdapter | None) -> StatusChange | None:
-    if adapter.status not in SERVED or engine is None:
+    if engine is None:
         return None
     if engine.state == "failed":
         return StatusChange(

@@ -51,11 +51,7 @@ def insert_fetch(
     require_match(overwrite.if_match, known)
     if known is not None and not overwrite.replace:
         raise AdapterExistsError(name=name, base_model=base_model, adapter_id=known.id)
-    of_name = and_(
-        fetches.c.tenant_id == tenant.id,
-        fetches.c.base_model == base_model,
-        fetches.c.name == name,
-    )
+    of_name = _has_name(tenant_id=tenant.id, base_model=base_model, name=name)
     connection.execute(delete(fetches).where(of_name, fetches.c.stage == FetchStage.FAILED.value))
     running = connection.scalar(select(fetches.c.adapter_id).where(of_name))
     if running is not None:
@@ -83,6 +79,13 @@ def select_fetch(connection: Connection, *, tenant_id: str, adapter_id: str) -> 
     return _first(
         connection, and_(fetches.c.adapter_id == adapter_id, fetches.c.tenant_id == tenant_id)
     )
+
+
+def select_fetch_named(
+    connection: Connection, *, tenant_id: str, base_model: str, name: str
+) -> Fetch | None:
+    """The tenant's fetch of an adapter of that name, if there is one."""
+    return _first(connection, _has_name(tenant_id=tenant_id, base_model=base_model, name=name))
 
 
 def select_fetches(connection: Connection, tenant_id: str) -> list[Fetch]:
@@ -162,6 +165,14 @@ def delete_fetch_of(connection: Connection, *, tenant_id: str, adapter_id: str) 
         raise AdapterNotFoundError(adapter_id=adapter_id)
     delete_fetch(connection, adapter_id)
     return fetch
+
+
+def _has_name(*, tenant_id: str, base_model: str, name: str) -> ColumnElement[bool]:
+    return and_(
+        fetches.c.tenant_id == tenant_id,
+        fetches.c.base_model == base_model,
+        fetches.c.name == name,
+    )
 
 
 def _first(connection: Connection, where: ColumnElement[bool]) -> Fetch | None:

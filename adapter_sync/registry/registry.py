@@ -7,6 +7,7 @@ from typing import Self
 
 from sqlalchemy import select
 
+from adapter_sync.errors import AdapterNotFoundError
 from adapter_sync.fetches import Fetch, FetchStage, PinnedRepo
 from adapter_sync.record import (
     CREATE_ONLY,
@@ -49,6 +50,7 @@ from adapter_sync.registry.fetches import (
     is_pending,
     reopen_fetches,
     select_fetch,
+    select_fetch_named,
     select_fetches,
     set_progress,
 )
@@ -180,6 +182,15 @@ class Registry:
                 fetched_id=fetched_id,
             )
 
+    def check_new_adapter(self, name: str, base_model: str) -> None:
+        """What can be told before the hub is asked.
+
+        Raises InvalidNameError, BaseModelNotFoundError.
+        """
+        check_adapter_name(name)
+        with self._database.reading() as connection:
+            require_base_model(connection, base_model)
+
     def create_fetch(
         self,
         *,
@@ -217,6 +228,30 @@ class Registry:
         with self._database.reading() as connection:
             return select_fetch(connection, tenant_id=tenant_id, adapter_id=adapter_id)
 
+    def find_fetch(self, tenant_id: str, base_model: str, name: str) -> Fetch | None:
+        """The tenant's fetch of an adapter of that name, if there is one."""
+        with self._database.reading() as connection:
+            return select_fetch_named(
+                connection, tenant_id=tenant_id, base_model=base_model, name=name
+            )
+
+    def adapter_or_fetch(
+        self, tenant_id: str, adapter_id: str
+    ) -> tuple[Adapter | None, Fetch | None]:
+        """The adapter and the fetch of it or of its next revision, at least one of them.
+
+        Raises AdapterNotFoundError.
+        """
+        with self._database.reading() as connection:
+            fetch = select_fetch(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+            try:
+                adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+            except AdapterNotFoundError:
+                if fetch is None:
+                    raise
+                return None, fetch
+            return adapter, fetch
+
     def fetches(self, tenant_id: str) -> list[Fetch]:
         """The tenant's fetches, newest first."""
         with self._database.reading() as connection:
@@ -247,11 +282,6 @@ class Registry:
         """Say why it failed, and forget its token."""
         with self._database.changing() as connection:
             fail_fetch(connection, adapter_id, code=code, message=message)
-
-    def delete_fetch(self, tenant_id: str, adapter_id: str) -> Fetch:
-        """The tenant's fetch, removed. Raises AdapterNotFoundError."""
-        with self._database.changing() as connection:
-            return delete_fetch_of(connection, tenant_id=tenant_id, adapter_id=adapter_id)
 
     def roll_back_adapter(
         self,
@@ -313,15 +343,18 @@ class Registry:
 
     def delete_adapter(
         self, tenant_id: str, adapter_id: str, *, if_match: frozenset[str] | None = None
-    ) -> Adapter:
-        """The adapter, deleting from now on.
+    ) -> Adapter | Fetch:
+        """The adapter, deleting from now on; or the fetch that is no more, if it was not here yet.
 
         Raises AdapterNotFoundError, PreconditionFailedError.
         """
         with self._database.changing() as connection:
-            return mark_deleting(
-                connection, tenant_id=tenant_id, adapter_id=adapter_id, if_match=if_match
-            )
+            try:
+                return mark_deleting(
+                    connection, tenant_id=tenant_id, adapter_id=adapter_id, if_match=if_match
+                )
+            except AdapterNotFoundError:
+                return delete_fetch_of(connection, tenant_id=tenant_id, adapter_id=adapter_id)
 
     def set_adapter_status(
         self,

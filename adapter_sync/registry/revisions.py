@@ -58,7 +58,10 @@ def select_revisions(connection: Connection, adapter: Adapter) -> list[KeptRevis
     serving = None if adapter.serving is None else adapter.serving.number
     return [
         KeptRevision(
-            revision=revision_of(row), created_at=row.created_at, serving=row.number == serving
+            revision=(revision := revision_of(row)),
+            etag=adapter.etag_of(revision),
+            created_at=row.created_at,
+            serving=revision.number == serving,
         )
         for row in connection.execute(query.order_by(revisions.c.number.desc()))
     ]

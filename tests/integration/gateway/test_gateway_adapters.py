@@ -37,6 +37,7 @@ def test_an_upload_answers_with_the_adapter(client: Client) -> None:
     adapter = answer.json()
     assert answer.headers["location"] == f"/v1/adapters/{adapter['id']}"
     assert adapter["id"].startswith("adp_")
+    assert answer.headers["etag"] == adapter.pop("etag")
     assert before <= adapter.pop("created_at") <= adapter.pop("updated_at") <= time.time()
     assert {key: value for key, value in adapter.items() if key not in {"id", "size_bytes"}} == {
         "object": "adapter",
@@ -46,6 +47,7 @@ def test_an_upload_answers_with_the_adapter(client: Client) -> None:
         "status": "loading",
         "error": None,
         "revision": 1,
+        "serving_revision": None,
         "rank": 4,
         "lora_alpha": 8,
         "target_modules": ["q_proj"],

@@ -23,7 +23,7 @@ from adapter_sync.errors import (
     InvalidNameError,
     LoraServerError,
 )
-from adapter_sync.intake import Intake
+from adapter_sync.intake import AdapterFiles, Intake
 from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Tenant
 from adapter_sync.registry import Registry
 from adapter_sync.staging import blobs_lock
@@ -101,10 +101,9 @@ def upload(
             tenant=tenant,
             name=name,
             base_model=base_model,
-            weights=staged,
-            weights_sha256=hashlib.sha256(data).hexdigest(),
-            config=config,
-            lora_alpha=None,
+            files=AdapterFiles(
+                weights=staged, weights_sha256=hashlib.sha256(data).hexdigest(), config=config
+            ),
         )
 
 

@@ -6,8 +6,9 @@ from adapter_sync.errors import AdapterTooLargeError, InvalidApiKeyError
 from adapter_sync.tiers import Tier
 from gateway.auth import bearer_key, needs_key
 from gateway.limits import Limits
+from gateway.loading import preferred_wait_s
 from gateway.request_id import accepted_request_id
-from gateway.upload import check_announced_size, preferred_wait_s
+from gateway.upload import check_announced_size
 
 TIER = Tier(name="small", max_adapters=1, max_adapter_bytes=10_000_000)
 

@@ -13,7 +13,23 @@ BASE_MODELS = ["tiny", "org/Llama-3.1-8B", "odd:one"]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def _adapter(status: AdapterStatus, error_message: str | None = None) -> Adapter:
+def _revision(number: int = 1, digest: str = "0123456789abcdef" * 4) -> Revision:
+    return Revision(
+        number=number,
+        digest=digest,
+        config_blob="c" * 64,
+        weights_blob="d" * 64,
+        size_bytes=10,
+        rank=8,
+        lora_alpha=16,
+        target_modules=("q_proj",),
+        warnings=(),
+    )
+
+
+def _adapter(
+    status: AdapterStatus, error_message: str | None = None, serving: Revision | None = None
+) -> Adapter:
     return Adapter(
         id="adp_0123456789abcdefghij",
         tenant_id="ten_1",
@@ -22,19 +38,10 @@ def _adapter(status: AdapterStatus, error_message: str | None = None) -> Adapter
         status=status,
         error_code=None,
         error_message=error_message,
-        revision=Revision(
-            number=1,
-            digest="0123456789abcdef" * 4,
-            config_blob="c" * 64,
-            weights_blob="d" * 64,
-            size_bytes=10,
-            rank=8,
-            lora_alpha=16,
-            target_modules=("q_proj",),
-            warnings=(),
-        ),
+        revision=_revision(),
         created_at=NOW,
         updated_at=NOW,
+        serving=_revision() if status is AdapterStatus.READY else serving,
     )
 
 
@@ -86,6 +93,19 @@ def test_a_ready_adapter_is_asked_for_by_its_identity() -> None:
     target = servable(_adapter(AdapterStatus.READY), "tiny:finance")
     assert target.base_model == "tiny"
     assert target.lora_name == "adp_0123456789abcdefghij@0123456789abcdef"
+
+
+@pytest.mark.parametrize("status", [AdapterStatus.LOADING, AdapterStatus.FAILED])
+def test_an_earlier_revision_answers_until_a_newer_one_is_ready(status: AdapterStatus) -> None:
+    adapter = _adapter(status, serving=_revision(1, "fedcba9876543210" * 4))
+    target = servable(adapter, "tiny:finance")
+    assert target.lora_name == "adp_0123456789abcdefghij@fedcba9876543210"
+
+
+def test_of_a_deleted_adapter_nothing_answers() -> None:
+    adapter = _adapter(AdapterStatus.DELETING, serving=_revision())
+    with pytest.raises(ModelNotFoundError):
+        servable(adapter, "tiny:finance")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_another_tenant_sees_nothing_of_it(registry: Registry, acme: Tenant, riv
     assert registry.fetch(rival.id, fetch.adapter_id) is None
     assert registry.fetches(rival.id) == []
     with pytest.raises(AdapterNotFoundError):
-        registry.delete_fetch(rival.id, fetch.adapter_id)
+        registry.delete_adapter(rival.id, fetch.adapter_id)
     assert start(registry, rival).adapter_id != fetch.adapter_id
 
 
@@ -107,7 +107,7 @@ def test_a_fetch_that_was_deleted_becomes_nothing(
 ) -> None:
     fetch = start(registry, acme)
     registry.claim_fetch()
-    registry.delete_fetch(acme.id, fetch.adapter_id)
+    registry.delete_adapter(acme.id, fetch.adapter_id)
     with pytest.raises(FetchGoneError):
         registry.set_fetch_progress(fetch.adapter_id, FetchStage.FETCHING, 1)
     with pytest.raises(FetchGoneError):
