@@ -120,6 +120,11 @@ def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--lora-alpha", metavar="X", type=float, help="where no config says it; else the rank"
     )
     upload.add_argument(
+        "--replace",
+        action="store_true",
+        help="make it a new revision of the adapter of that name, which serves until this one does",
+    )
+    upload.add_argument(
         "--wait",
         metavar="SECONDS",
         type=_seconds,

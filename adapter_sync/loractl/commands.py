@@ -25,7 +25,7 @@ from adapter_sync.loractl.output import (
     tenants_table,
 )
 from adapter_sync.loractl.upload import adapter_files, stage
-from adapter_sync.record import Adapter, AdapterStatus, Tenant
+from adapter_sync.record import Adapter, AdapterStatus, Overwrite, Tenant
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings, load_settings
 from adapter_sync.tiers import tier_named
@@ -161,6 +161,7 @@ def _accept(installation: Installation, tenant: Tenant, arguments: Namespace) ->
                 config=None if config is None else config.read_bytes(),
                 lora_alpha=arguments.lora_alpha,
             ),
+            overwrite=Overwrite(replace=arguments.replace),
         )
 
 

@@ -138,11 +138,27 @@ def update_state(connection: Connection, adapter_id: str, digest: str, state: Ad
     adapter = _find(connection, and_(adapters.c.id == adapter_id, NOT_DELETING))
     if adapter is None:
         return False
-    changed = _after(adapter, digest, state)
+    changed = with_state(adapter, digest, state)
     if changed == adapter:
         return False
     _write(connection, changed)
     return True
+
+
+def with_state(adapter: Adapter, digest: str, state: AdapterState) -> Adapter:
+    """The adapter after the engine's word on one of its contents."""
+    serving = adapter.serving
+    if serving is not None and serving.digest == digest and state.status is AdapterStatus.FAILED:
+        serving = None
+    if adapter.revision.digest != digest:
+        return replace(adapter, serving=serving)
+    return replace(
+        adapter,
+        status=state.status,
+        error_code=state.error_code,
+        error_message=state.error_message,
+        serving=adapter.revision if state.status is AdapterStatus.READY else serving,
+    )
 
 
 def delete_deleting(connection: Connection, adapter_id: str) -> Sequence[str] | None:
@@ -183,22 +199,6 @@ def _insert_adapter(
     connection.execute(insert(adapters).values(adapter_values(adapter)))
     connection.execute(insert(revisions).values(revision_values(adapter)))
     return adapter
-
-
-def _after(adapter: Adapter, digest: str, state: AdapterState) -> Adapter:
-    """The adapter after the engine's word on one of its contents."""
-    serving = adapter.serving
-    if serving is not None and serving.digest == digest and state.status is AdapterStatus.FAILED:
-        serving = None
-    if adapter.revision.digest != digest:
-        return replace(adapter, serving=serving)
-    return replace(
-        adapter,
-        status=state.status,
-        error_code=state.error_code,
-        error_message=state.error_message,
-        serving=adapter.revision if state.status is AdapterStatus.READY else serving,
-    )
 
 
 def require_room(connection: Connection, tenant: Tenant) -> None:

@@ -34,22 +34,26 @@ def insert_revision(connection: Connection, adapter: Adapter, content: Revision)
 
     It is loading, unless it has the content that serves already: that is ready.
     """
+    changed = replace(with_revision(adapter, content), updated_at=datetime.now(UTC))
+    connection.execute(insert(revisions).values(revision_values(changed)))
+    connection.execute(
+        update(adapters).where(adapters.c.id == adapter.id).values(adapter_values(changed))
+    )
+    return changed
+
+
+def with_revision(adapter: Adapter, content: Revision) -> Adapter:
+    """The adapter after such an insertion."""
     revision = replace(content, number=adapter.revision.number + 1)
     serves = adapter.serving is not None and adapter.serving.digest == revision.digest
-    changed = replace(
+    return replace(
         adapter,
         revision=revision,
         serving=revision if serves else adapter.serving,
         status=AdapterStatus.READY if serves else AdapterStatus.LOADING,
         error_code=None,
         error_message=None,
-        updated_at=datetime.now(UTC),
     )
-    connection.execute(insert(revisions).values(revision_values(changed)))
-    connection.execute(
-        update(adapters).where(adapters.c.id == adapter.id).values(adapter_values(changed))
-    )
-    return changed
 
 
 def select_revisions(connection: Connection, adapter: Adapter) -> list[KeptRevision]:

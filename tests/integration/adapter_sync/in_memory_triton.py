@@ -30,7 +30,7 @@ class InMemoryTriton:
     companion_is_broken: bool = False
     refuses_loads: bool = False
     refused: dict[str, str] = field(default_factory=dict)
-    """What the engine refuses: reasons by adapter id."""
+    """What the engine refuses: reasons by adapter id, or by lora_name."""
     in_use: set[str] = field(default_factory=set)
     engine: dict[str, EngineAdapter] = field(default_factory=dict)
     engine_revision: int = 0
@@ -112,7 +112,8 @@ class InMemoryTriton:
             return EngineAdapter(state="failed", reason="its folder is missing")
         assert {file.name for file in folder.iterdir()} == ADAPTER_FILES
         assert all(file.read_bytes() for file in folder.iterdir())
-        reason = self.refused.get(lora_name.partition("@")[0])
+        adapter_id = lora_name.partition("@")[0]
+        reason = self.refused.get(adapter_id) or self.refused.get(lora_name)
         return EngineAdapter(state="failed" if reason else "loaded", reason=reason)
 
     def _files(self, companion: str) -> frozenset[tuple[str, int]]:

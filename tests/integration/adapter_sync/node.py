@@ -15,7 +15,7 @@ from adapter_sync.companion_folder import CompanionFolder
 from adapter_sync.intake import Intake
 from adapter_sync.lora_map import companion_name, read_lora_map
 from adapter_sync.reconciler.apply import BaseModelReconciler
-from adapter_sync.record import Adapter, AdapterStatus, Revision, Tenant
+from adapter_sync.record import Adapter, AdapterStatus, Overwrite, Revision, Tenant
 from adapter_sync.registry import Registry
 from tests.integration.adapter_sync.in_memory_triton import InMemoryTriton
 
@@ -69,6 +69,25 @@ class Node:
             tenant=self.tenant, name=f"name-{number}", base_model=BASE_MODEL, revision=revision
         )
 
+    def replace(self, adapter: Adapter, weights: bytes | None = None) -> Adapter:
+        """A new revision, as the gateway leaves it."""
+        content = weights or b"weights %d" % next(self.names)
+        replaced = self.registry.create_adapter(
+            tenant=self.tenant,
+            name=adapter.name,
+            base_model=BASE_MODEL,
+            revision=self._revision(b"{}", content),
+            overwrite=Overwrite(replace=True),
+        )
+        for digest in self.registry.prune_revisions(adapter.id):
+            self.blobs.remove(digest)
+        return replaced
+
+    def serving(self, adapter: Adapter) -> str | None:
+        """What answers the adapter's requests, by lora_name."""
+        found = self.registry.adapter(self.tenant.id, adapter.id)
+        return None if found.serving is None else found.lora_name_of(found.serving)
+
     def delete(self, adapter: Adapter) -> None:
         self.registry.delete_adapter(self.tenant.id, adapter.id)
 
@@ -100,7 +119,12 @@ class Node:
         for each in served:
             weights = self.companion / each.lora_name / "adapter_model.safetensors"
             assert sha256(weights.read_bytes()) == each.revision.weights_blob
-        revisions = [each.revision for each in (*served, *failed)]
+        assert [self.serving(each) for each in served] == [each.lora_name for each in served]
+        revisions = [
+            kept.revision
+            for each in (*served, *failed)
+            for kept in self.registry.revisions(self.tenant.id, each.id)
+        ]
         blobs = {each.weights_blob for each in revisions} | {each.config_blob for each in revisions}
         assert set(self.blobs.digests()) == blobs
         assert self.staged_files() == []

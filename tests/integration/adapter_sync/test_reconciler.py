@@ -122,6 +122,29 @@ def replacement(node: Node) -> tuple[list[Adapter], list[Adapter]]:
     return [node.upload(b"both have this content")], []
 
 
+def new_revision(node: Node) -> tuple[list[Adapter], list[Adapter]]:
+    adapter = node.upload()
+    node.settle(node.start())
+    return [node.replace(adapter)], []
+
+
+def two_new_revisions(node: Node) -> tuple[list[Adapter], list[Adapter]]:
+    adapter = node.upload()
+    node.settle(node.start())
+    node.replace(adapter)
+    node.start().run_pass()
+    return [node.replace(adapter)], []
+
+
+def deletion_of_two_revisions(node: Node) -> tuple[list[Adapter], list[Adapter]]:
+    adapter = node.upload()
+    node.settle(node.start())
+    node.replace(adapter)
+    node.start().run_pass()
+    node.delete(adapter)
+    return [], []
+
+
 def lost_companion(node: Node) -> tuple[list[Adapter], list[Adapter]]:
     shutil.rmtree(node.companion.parent)
     return [node.upload()], []
@@ -135,6 +158,9 @@ def lost_companion(node: Node) -> tuple[list[Adapter], list[Adapter]]:
         refused_upload,
         deletion,
         replacement,
+        new_revision,
+        two_new_revisions,
+        deletion_of_two_revisions,
         lost_companion,
     ],
 )

@@ -19,11 +19,15 @@ from adapter_sync.reconciler.plan import (
     SERVED,
     Current,
     Silence,
+    StatusChange,
     cleanup,
     plan,
+    served_of,
     status_changes,
 )
 from adapter_sync.record import Adapter, AdapterStatus, Revision
+from adapter_sync.registry.adapters import AdapterState, with_state
+from adapter_sync.registry.revisions import with_revision
 
 LOADING, READY = AdapterStatus.LOADING, AdapterStatus.READY
 FAILED, DELETING = AdapterStatus.FAILED, AdapterStatus.DELETING
@@ -246,6 +250,99 @@ def test_a_folder_that_nobody_knows_goes() -> None:
     assert rest.folders == ("stray",)
 
 
+def make_revision(number: int, content: str) -> Revision:
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return dataclasses.replace(A.revision, number=number, digest=digest)
+
+
+def replaced(
+    adapter: Adapter, status: AdapterStatus = LOADING, serving: Revision | None = None
+) -> Adapter:
+    """The adapter with a second revision, the first one serving unless another does."""
+    return dataclasses.replace(
+        adapter,
+        status=status,
+        revision=make_revision(2, f"{adapter.id}, the second"),
+        serving=serving or adapter.revision,
+    )
+
+
+NEW_A = replaced(A)
+
+
+def test_while_a_replacement_loads_both_revisions_are_in_the_map() -> None:
+    todo = plan([NEW_A], current(make_map(4, A), folders_of(A), engine_with(4, A)))
+    assert todo.install == (NEW_A,)
+    assert todo.lora_map == make_map(5, A, NEW_A)
+    assert todo.commit
+
+
+def test_the_old_revision_leaves_the_map_when_the_new_one_serves() -> None:
+    desired = [replaced(A, READY, serving=NEW_A.revision)]
+    both = folders_of(A, NEW_A)
+    todo = plan(desired, current(make_map(5, A, NEW_A), both, engine_with(5, A, NEW_A)))
+    assert todo.install == ()
+    assert todo.lora_map == make_map(6, NEW_A)
+
+
+def test_a_replacement_that_failed_leaves_the_map_and_the_old_revision_stays() -> None:
+    desired = [replaced(A, FAILED)]
+    both = folders_of(A, NEW_A)
+    todo = plan(desired, current(make_map(5, A, NEW_A), both, engine_with(5, A, NEW_A)))
+    assert todo.install == ()
+    assert todo.lora_map == make_map(6, A)
+
+
+def test_lost_files_of_the_serving_revision_are_put_back_while_the_next_one_loads() -> None:
+    found = current(make_map(5, A, NEW_A), folders_of(NEW_A), engine_with(5, A, NEW_A))
+    (installed,) = plan([NEW_A], found).install
+    assert (installed.lora_name, installed.revision) == (A.lora_name, A.revision)
+
+
+def test_revisions_of_the_same_content_are_one_entry() -> None:
+    again = dataclasses.replace(
+        A, status=READY, revision=dataclasses.replace(A.revision, number=2), serving=A.revision
+    )
+    todo = plan([again], current(make_map(4, A), folders_of(A), engine_with(4, A)))
+    assert (todo.install, todo.lora_map, todo.commit) == ((), None, False)
+    assert status_changes([again], engine_with(4, A)) == ()
+
+
+def test_a_serving_revision_that_the_engine_has_does_not_make_the_next_one_ready() -> None:
+    assert status_changes([NEW_A], engine_with(4, A)) == ()
+    (change,) = status_changes([NEW_A], engine_with(5, A, NEW_A))
+    assert (change.adapter, change.status) == (NEW_A, READY)
+
+
+@pytest.mark.parametrize("status", [LOADING, FAILED])
+def test_a_serving_revision_that_the_engine_refuses_has_failed_whatever_the_newest_does(
+    status: AdapterStatus,
+) -> None:
+    (change,) = status_changes([replaced(A, status)], engine_with(4, A, state="failed"))
+    assert (change.adapter.id, change.adapter.revision) == (A.id, A.revision)
+    assert change.status is FAILED
+
+
+def test_an_old_revisions_files_go_when_the_engine_has_let_go() -> None:
+    desired = [replaced(A, READY, serving=NEW_A.revision)]
+    both = folders_of(A, NEW_A)
+    before = cleanup(desired, current(make_map(6, NEW_A), both, engine_with(6, A, NEW_A)))
+    assert (before.folders, before.waiting) == ((), True)
+    after = cleanup(desired, current(make_map(6, NEW_A), both, engine_with(6, NEW_A)))
+    assert (after.folders, after.forget, after.waiting) == ((A.lora_name,), (), False)
+
+
+def test_a_deleted_adapter_is_forgotten_only_without_files_of_any_revision() -> None:
+    desired = [replaced(A, DELETING)]
+    todo = plan(desired, current(make_map(5, A, NEW_A), folders_of(A, NEW_A), engine_with(5)))
+    assert todo.lora_map == make_map(6)
+    drains = current(make_map(6), folders_of(A, NEW_A), engine_with(6, A))
+    before = cleanup(desired, drains)
+    assert (before.folders, before.forget, before.waiting) == ((NEW_A.lora_name,), (), True)
+    after = cleanup(desired, current(make_map(6), folders_of(A), engine_with(6)))
+    assert list(after.forget) == desired
+
+
 @dataclass(slots=True)
 class World:
     """Files, Triton, companion and engine of one base model, and the registry's adapters."""
@@ -323,6 +420,7 @@ class World:
         self.check_revision(before, todo.revision, written=todo.lora_map is not None)
         self.folders |= {adapter.lora_name for adapter in todo.install}
         self.lora_map = todo.lora_map or self.lora_map
+        self.check_that_what_serves_stays(desired)
         assert {entry.lora_name for entry in self.lora_map.adapters} <= self.folders | {
             adapter.lora_name for adapter in desired if adapter.status not in SERVED
         }
@@ -331,7 +429,7 @@ class World:
         after = self.look()
         changes = () if isinstance(after.engine, Silence) else status_changes(desired, after.engine)
         for change in changes:
-            self.adapters[change.adapter.id] = with_status(change.adapter, change.status)
+            self.record(change)
         rest = cleanup(desired, after)
         self.clean(rest.folders)
         for adapter in rest.forget:
@@ -340,6 +438,20 @@ class World:
         return bool(
             todo.install or todo.lora_map or todo.commit or changes or rest.folders
         ) or bool(rest.forget)
+
+    def record(self, change: StatusChange) -> None:
+        """What the registry makes of it."""
+        known = self.adapters[change.adapter.id]
+        state = AdapterState(status=change.status)
+        self.adapters[known.id] = with_state(known, change.adapter.revision.digest, state)
+
+    def check_that_what_serves_stays(self, desired: list[Adapter]) -> None:
+        serving = {
+            adapter.lora_name_of(adapter.serving)
+            for adapter in desired
+            if adapter.serving is not None and adapter.status is not DELETING
+        }
+        assert serving <= {entry.lora_name for entry in self.lora_map.adapters}
 
     def check_revision(self, before: Current, revision: int, *, written: bool) -> None:
         seen = [before.lora_map.revision]
@@ -355,17 +467,33 @@ class World:
         self.folders -= set(folders)
 
 
-NAMES = [make_adapter(number).lora_name for number in NUMBERS]
+def other_content(number: int) -> Revision:
+    return make_revision(1, f"{number}, another content")
+
+
+VARIANTS = [
+    dataclasses.replace(make_adapter(number), revision=revision)
+    for number in NUMBERS
+    for revision in (make_adapter(number).revision, other_content(number))
+]
+NAMES = [adapter.lora_name for adapter in VARIANTS]
 some_names = st.sets(st.sampled_from([*NAMES, "stray"]))
 
 
 @st.composite
+def some_adapters(draw: st.DrawFn, number: int) -> Adapter:
+    """One as the registry may have it: what is ready serves, else perhaps another revision."""
+    adapter = make_adapter(number, draw(st.sampled_from(AdapterStatus)))
+    serving = draw(st.sampled_from([None, other_content(number)]))
+    return dataclasses.replace(
+        adapter, serving=adapter.revision if adapter.status is READY else serving
+    )
+
+
+@st.composite
 def worlds(draw: st.DrawFn) -> World:
-    adapters = [
-        make_adapter(number, draw(st.sampled_from(AdapterStatus)))
-        for number in draw(st.sets(st.sampled_from(NUMBERS)))
-    ]
-    in_map = [adapter for adapter in map(make_adapter, NUMBERS) if draw(st.booleans())]
+    adapters = [draw(some_adapters(number)) for number in draw(st.sets(st.sampled_from(NUMBERS)))]
+    in_map = [adapter for adapter in VARIANTS if draw(st.booleans())]
     engine = draw(
         st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["loaded", "on_disk", "failed"]))
     )
@@ -393,7 +521,7 @@ def converge(world: World) -> None:
 
 
 def check_converged(world: World) -> None:
-    served = {each.lora_name for each in world.adapters.values() if each.status in SERVED}
+    served = {each.lora_name for known in world.adapters.values() for each in served_of(known)}
     assert {entry.lora_name for entry in world.lora_map.adapters} == served
     assert not any(each.status is LOADING for each in world.adapters.values())
     assert not any(each.status is DELETING for each in world.adapters.values())
@@ -435,6 +563,12 @@ class Life(RuleBasedStateMachine):
     def upload(self, number: int) -> None:
         adapter = make_adapter(number)
         self.world.adapters.setdefault(adapter.id, adapter)
+
+    @rule(variant=st.sampled_from(VARIANTS))
+    def replace(self, variant: Adapter) -> None:
+        known = self.world.adapters.get(variant.id)
+        if known is not None and known.status is not DELETING:
+            self.world.adapters[known.id] = with_revision(known, variant.revision)
 
     @rule(number=st.sampled_from(NUMBERS))
     def delete(self, number: int) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import sqlite3
 import subprocess
 import sys
@@ -6,13 +7,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 
 import adapter_sync
 from adapter_sync.errors import ConfigurationError
-from adapter_sync.registry import Registry
+from adapter_sync.record import AdapterStatus
+from adapter_sync.registry import Registry, migrations
 from adapter_sync.registry.database import Database
 from adapter_sync.registry.migrations import upgrade
 from adapter_sync.registry.sqlite import schema_lock, sqlite_engine, writing
@@ -71,6 +75,42 @@ def test_a_registry_opened_again_keeps_what_it_had(registry_url: str) -> None:
         acme = registry.create_tenant("acme", "shared")
     with closing(Registry.open(registry_url)) as registry:
         assert registry.tenants() == [acme]
+
+
+def make_registry_at(step: str, file: Path) -> None:
+    file.parent.mkdir()
+    engine = sqlite_engine(file)
+    with writing(engine).begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        command.upgrade(config, step)
+    engine.dispose()
+
+
+def test_adapters_of_the_first_release_go_on_serving_when_they_did(
+    registry_url: str, registry_file: Path
+) -> None:
+    make_registry_at("0001", registry_file)
+    now, digest = "2026-01-01 00:00:00", hashlib.sha256().hexdigest()
+    with closing(sqlite3.connect(registry_file)) as connection, connection:
+        connection.execute("INSERT INTO tenants VALUES ('ten_1', 'acme', 'shared', ?)", (now,))
+        for status in AdapterStatus:
+            connection.execute(
+                "INSERT INTO adapters (id, tenant_id, base_model, name, revision_number, status, "
+                "created_at, updated_at) VALUES (?, 'ten_1', 'tiny', ?, 1, ?, ?, ?)",
+                (f"adp_{status}", status, status, now, now),
+            )
+            connection.execute(
+                "INSERT INTO revisions VALUES (?, 1, ?, ?, ?, 9, 8, 16.0, '[\"q_proj\"]', '[]', ?)",
+                (f"adp_{status}", digest, digest, digest, now),
+            )
+    with closing(Registry.open(registry_url)) as registry:
+        adapters = {each.status: each for each in registry.adapters_on("tiny")}
+    assert adapters.keys() == set(AdapterStatus)
+    ready = adapters.pop(AdapterStatus.READY)
+    assert ready.serving == ready.revision
+    assert ready.revision.target_modules == ("q_proj",)
+    assert [each.serving for each in adapters.values()] == [None] * len(adapters)
 
 
 def test_an_upgrade_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
