@@ -8,6 +8,10 @@
     │   ├── AdapterExistsError      the tenant has an adapter of that name on that base model
     │   ├── AdapterNotFoundError    no such adapter, or another tenant's: the same words for both
     │   ├── BaseModelNotFoundError  no such base model
+    │   ├── AdaptersNotSupportedError  the base model takes no adapters
+    │   ├── AliasNotFoundError      no such alias, or another tenant's: the same words for both
+    │   ├── AliasNameTakenError     a base model has that name
+    │   ├── AliasLimitError         as many aliases as a tenant may have
     │   ├── InvalidNameError        a name that does not follow its pattern
     │   ├── InvalidApiKeyError      no key, or one that was never issued
     │   ├── TenantExistsError
@@ -109,6 +113,50 @@ class BaseModelNotFoundError(PermanentError):
     def __init__(self, *, base_model: str, known: Sequence[str]) -> None:
         names = ", ".join(f"'{name}'" for name in sorted(known)) or "none yet"
         super().__init__(f"There is no base model '{base_model}'. The base models are: {names}.")
+
+
+class AdaptersNotSupportedError(PermanentError):
+    """The base model takes no adapters: an embedding model, or one served without LoRA."""
+
+    code = "adapters_not_supported"
+    param = "base_model"
+
+    def __init__(self, *, base_model: str, taking: Sequence[str]) -> None:
+        names = ", ".join(f"'{name}'" for name in sorted(taking)) or "none yet"
+        super().__init__(
+            f"The base model '{base_model}' takes no adapters: it is an embedding model or is "
+            f"served without LoRA. The base models that take adapters are: {names}."
+        )
+
+
+class AliasNotFoundError(PermanentError):
+    """No such alias for this tenant; another tenant's alias is not told apart."""
+
+    code = "alias_not_found"
+
+    def __init__(self, *, alias: str) -> None:
+        super().__init__(f"There is no alias '{alias}'.")
+
+
+class AliasNameTakenError(PermanentError):
+    """A base model has the name that the alias is to have."""
+
+    code = "model_exists"
+    param = "alias"
+
+    def __init__(self, *, alias: str) -> None:
+        super().__init__(
+            f"'{alias}' is a base model's name and can't be an alias. Choose another name."
+        )
+
+
+class AliasLimitError(PermanentError):
+    """The tenant has as many aliases as it may have."""
+
+    code = "alias_limit_reached"
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"A tenant may have {limit} aliases and all are in use. Delete one first.")
 
 
 class InvalidNameError(PermanentError):

@@ -60,12 +60,12 @@ class Intake:
             lora_alpha: the sender's word on it, for an upload without a config.
 
         Raises:
-            InvalidNameError, BaseModelNotFoundError, UnknownTierError, AdapterTooLargeError,
-            InvalidAdapterError, AdapterExistsError, AdapterLimitError.
+            InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError, UnknownTierError,
+            AdapterTooLargeError, InvalidAdapterError, AdapterExistsError, AdapterLimitError.
 
         """
         check_adapter_name(name)
-        base = self._registry.base_model(base_model)
+        base = self._registry.base_model_for_adapters(base_model)
         size_bytes = _check_size(weights, tenant)
         facts = check_adapter(weights, config=config, lora_alpha=lora_alpha, base=base)
         served_config = _config_bytes(facts)

@@ -7,17 +7,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from adapter_sync.errors import AdapterExistsError, AdapterLimitError, AdapterNotFoundError
-from adapter_sync.record import Adapter, AdapterStatus, Revision, Tenant, check_adapter_name
+from adapter_sync.record import (
+    Adapter,
+    AdapterPage,
+    AdapterQuery,
+    AdapterStatus,
+    Revision,
+    Tenant,
+    check_adapter_name,
+)
 from adapter_sync.registry.adapter_rows import (
     SELECT_ADAPTERS,
     adapter_of,
     adapter_values,
     revision_values,
 )
-from adapter_sync.registry.base_models import require_base_model
+from adapter_sync.registry.base_models import require_base_model_for_adapters
 from adapter_sync.registry.keys import new_id
 from adapter_sync.registry.tables import NOT_DELETING, adapters, revisions
 from adapter_sync.tiers import tier_named
@@ -37,10 +56,11 @@ def insert_adapter(
 ) -> Adapter:
     """An adapter that is loading.
 
-    Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError.
+    Raises InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError, AdapterExistsError,
+    AdapterLimitError.
     """
     check_adapter_name(name)
-    require_base_model(connection, base_model)
+    require_base_model_for_adapters(connection, base_model)
     _require_free_name(connection, tenant_id=tenant.id, base_model=base_model, name=name)
     _require_room(connection, tenant)
     now = datetime.now(UTC)
@@ -88,6 +108,25 @@ def select_adapters(connection: Connection, tenant_id: str | None) -> list[Adapt
         query = query.where(adapters.c.tenant_id == tenant_id)
     query = query.order_by(adapters.c.created_at.desc(), adapters.c.id)
     return [adapter_of(row) for row in connection.execute(query)]
+
+
+def select_adapter_page(connection: Connection, tenant_id: str, query: AdapterQuery) -> AdapterPage:
+    """A part of a tenant's adapters. Raises AdapterNotFoundError when `after` is none of them."""
+    where = [NOT_DELETING, adapters.c.tenant_id == tenant_id]
+    if query.base_model is not None:
+        where.append(adapters.c.base_model == query.base_model)
+    if query.status is not None:
+        where.append(adapters.c.status == query.status.value)
+    key = tuple_(adapters.c.created_at, adapters.c.id)
+    if query.after is not None:
+        last = select_adapter(connection, tenant_id=tenant_id, adapter_id=query.after)
+        values = (last.created_at, last.id)
+        where.append(key > values if query.oldest_first else key < values)
+    order = [column if query.oldest_first else column.desc() for column in key.clauses]
+    # One more than asked for tells whether there are more.
+    statement = SELECT_ADAPTERS.where(*where).order_by(*order).limit(query.limit + 1)
+    found = [adapter_of(row) for row in connection.execute(statement)]
+    return AdapterPage(adapters=tuple(found[: query.limit]), has_more=len(found) > query.limit)
 
 
 def select_adapters_on(connection: Connection, base_model: str) -> list[Adapter]:

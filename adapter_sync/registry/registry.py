@@ -1,13 +1,24 @@
-"""The registry: tenants, keys, base models and adapters, the truth that the rest projects.
+"""The registry: tenants, keys, base models, adapters, aliases: the truth that the rest projects.
 
 Each method is one transaction. Any thread of any process may call any of them at any time.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 from sqlalchemy import select
 
-from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Revision, Tenant
+from adapter_sync.record import (
+    Adapter,
+    AdapterPage,
+    AdapterQuery,
+    AdapterStatus,
+    Alias,
+    AliasTarget,
+    BaseModel,
+    Revision,
+    Tenant,
+)
 from adapter_sync.registry.adapters import (
     AdapterState,
     delete_deleting,
@@ -16,13 +27,16 @@ from adapter_sync.registry.adapters import (
     mark_deleting,
     select_adapter,
     select_adapter_named,
+    select_adapter_page,
     select_adapters,
     select_adapters_on,
     update_state,
 )
+from adapter_sync.registry.aliases import delete_alias, select_alias, select_aliases, upsert_alias
 from adapter_sync.registry.base_models import (
     delete_base_model,
     select_base_model,
+    select_base_model_for_adapters,
     select_base_models,
     upsert_base_model,
 )
@@ -105,6 +119,14 @@ class Registry:
         with self._database.reading() as connection:
             return select_base_model(connection, name)
 
+    def base_model_for_adapters(self, name: str) -> BaseModel:
+        """The base model, to put an adapter on.
+
+        Raises BaseModelNotFoundError, AdaptersNotSupportedError.
+        """
+        with self._database.reading() as connection:
+            return select_base_model_for_adapters(connection, name)
+
     def remove_base_model(self, name: str) -> None:
         """Remove it where it is there; its adapters stay."""
         with self._database.changing() as connection:
@@ -116,7 +138,8 @@ class Registry:
     ) -> Adapter:
         """A new adapter, loading. Adapters being deleted neither count nor hold their name.
 
-        Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError.
+        Raises InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError,
+        AdapterExistsError, AdapterLimitError.
         """
         with self._database.changing() as connection:
             return insert_adapter(
@@ -139,6 +162,14 @@ class Registry:
         """A tenant's adapters, or every tenant's; newest first, without those being deleted."""
         with self._database.reading() as connection:
             return select_adapters(connection, tenant_id)
+
+    def adapter_page(self, tenant_id: str, query: AdapterQuery) -> AdapterPage:
+        """A part of a tenant's adapters, without those being deleted.
+
+        Raises AdapterNotFoundError when `query.after` is none of them.
+        """
+        with self._database.reading() as connection:
+            return select_adapter_page(connection, tenant_id, query)
 
     def adapters_on(self, base_model: str) -> list[Adapter]:
         """A base model's adapters of every tenant and in every status, sorted by id."""
@@ -180,6 +211,32 @@ class Registry:
             if unused is None:
                 connection.rollback()
             return list(unused or ())
+
+    def put_alias(
+        self, tenant_id: str, name: str, targets: Sequence[AliasTarget]
+    ) -> tuple[Alias, bool]:
+        """The alias, made or replaced at once, and whether it is new.
+
+        Whether the targets exist is the caller's to check: they may go at any time anyway.
+        Raises InvalidNameError, AliasNameTakenError, AliasLimitError.
+        """
+        with self._database.writing() as connection:
+            return upsert_alias(connection, tenant_id=tenant_id, name=name, targets=targets)
+
+    def alias(self, tenant_id: str, name: str) -> Alias:
+        """Raises AliasNotFoundError, also for another tenant's."""
+        with self._database.reading() as connection:
+            return select_alias(connection, tenant_id=tenant_id, name=name)
+
+    def aliases(self, tenant_id: str) -> list[Alias]:
+        """A tenant's aliases, sorted by name."""
+        with self._database.reading() as connection:
+            return select_aliases(connection, tenant_id)
+
+    def delete_alias(self, tenant_id: str, name: str) -> None:
+        """Raises AliasNotFoundError, also the second time."""
+        with self._database.writing() as connection:
+            delete_alias(connection, tenant_id=tenant_id, name=name)
 
     def blob_in_use(self, digest: str) -> bool:
         """Whether an adapter's revision has this blob (SHA-256) as its config or its weights."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     literal_column,
+    true,
 )
 
 from adapter_sync.record import AdapterStatus
@@ -80,6 +82,7 @@ base_models = Table(
     Column("max_lora_rank", Integer, nullable=False),
     Column("max_model_len", Integer, nullable=False),
     Column("tensor_shapes", JSON, nullable=False),
+    Column("takes_adapters", Boolean, nullable=False, server_default=true()),
 )
 
 # base_model is no foreign key: an adapter outlives the removal of its base model.
@@ -126,6 +129,17 @@ revisions = Table(
     Column("target_modules", JSON, nullable=False),
     Column("warnings", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+)
+
+# The targets are read and replaced together, and name adapters that may come and go.
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("tenant_id", ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("targets", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
 )
 
 change_counter = Table(
