@@ -1,9 +1,8 @@
 """An adapter as the API shows it."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from adapter_sync.record import Adapter
+from adapter_sync.record import Adapter, AdapterPage
 from gateway.engine_errors import public_words
 
 
@@ -28,12 +27,13 @@ def adapter_object(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def adapter_list(adapters: Sequence[Adapter]) -> dict[str, Any]:
+def adapter_list(page: AdapterPage) -> dict[str, Any]:
     """The list object."""
+    adapters = page.adapters
     return {
         "object": "list",
         "data": [adapter_object(adapter) for adapter in adapters],
-        "has_more": False,
+        "has_more": page.has_more,
         "first_id": adapters[0].id if adapters else None,
         "last_id": adapters[-1].id if adapters else None,
     }

@@ -26,7 +26,12 @@ async def create_chat_completion(
     )
     request.state.log_fields["requested_model"] = chat.requested_model
     target = await to_thread.run_sync(
-        resolve, services.registry, services.base_models, tenant, chat.requested_model
+        resolve,
+        services.registry,
+        services.base_models,
+        tenant,
+        chat.requested_model,
+        services.random,
     )
     # Never the client's own x-request-id: two requests of one id would be one to the engine.
     engine_request_id = uuid.uuid4().hex
