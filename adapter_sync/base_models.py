@@ -28,8 +28,11 @@ ENGINE_ARGUMENTS_FILE = Path("1", "model.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _INDEX_FILE = "model.safetensors.index.json"
 _SINGLE_FILE = "model.safetensors"
-_NEEDED_FILES = ["config.json", "*.safetensors", _INDEX_FILE]
+_CONFIG_FILE = "config.json"
+_NEEDED_FILES = [_CONFIG_FILE, "*.safetensors", _INDEX_FILE]
 _DEFAULT_MAX_LORA_RANK = 16  # vLLM's own
+# Values of vLLM's `convert`, and of `task`, its older name: they make embeddings or scores.
+_POOLING = frozenset({"classify", "embed", "embedding", "reward", "score"})
 _HUB_ERRORS = (
     OSError,
     ValueError,
@@ -42,14 +45,24 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class _EngineArguments(pydantic.BaseModel):
-    """The part of 1/model.json that says which adapters fit; the rest is the engine's matter."""
+    """The part of 1/model.json that says which adapters fit, if any; the rest is the engine's."""
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True, strict=True)
 
     model: str = pydantic.Field(min_length=1)
     revision: str | None = None
+    enable_lora: bool = False
+    runner: str | None = None
+    convert: str | None = None
+    task: str | None = None
     max_lora_rank: int = pydantic.Field(default=_DEFAULT_MAX_LORA_RANK, ge=1)
     max_model_len: int | None = pydantic.Field(default=None, ge=1)
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether vLLM serves it with LoRA, to generate text."""
+        embeds = self.convert in _POOLING or self.task in _POOLING
+        return self.enable_lora and self.runner != "pooling" and not embeds
 
 
 def base_model_folders(repository: Path) -> list[Path]:
@@ -61,7 +74,7 @@ def read_base_model(folder: Path, *, models_dir: Path) -> BaseModel:
     """Read the base model in `<model_repository>/<name>`.
 
     A model that is neither a folder nor complete in the Hugging Face cache costs a few requests to
-    the hub.
+    the hub. Of one that takes no adapters only the config is read, whatever its weights are.
 
     Raises:
         ConfigurationError: its files are missing or wrong; the message says what to do.
@@ -74,17 +87,15 @@ def read_base_model(folder: Path, *, models_dir: Path) -> BaseModel:
         )
     arguments = _engine_arguments(folder / ENGINE_ARGUMENTS_FILE)
     model = resolve_model(arguments.model, models_dir)
-    local = _local_folder(model, arguments.revision)
-    if local is not None:
-        shapes, config = _folder_shapes(local), _folder_config(local)
-    else:
-        shapes, config = _hub_shapes(model, arguments.revision), _hub_config(model, arguments)
-    _check_shapes(shapes, model)
+    local = _local_folder(model, arguments)
+    shapes = _shapes(local, model, arguments) if arguments.takes_adapters else {}
+    config = _hub_config(model, arguments) if local is None else _folder_config(local)
     return BaseModel(
         name=folder.name,
         max_lora_rank=arguments.max_lora_rank,
         max_model_len=arguments.max_model_len or _max_positions(config, model, folder),
         tensor_shapes=shapes,
+        takes_adapters=arguments.takes_adapters,
     )
 
 
@@ -103,14 +114,17 @@ def _engine_arguments(path: Path) -> _EngineArguments:
         ) from error
 
 
-def _local_folder(model: str, revision: str | None) -> Path | None:
-    """The model's folder, or its complete copy in the Hugging Face cache."""
+def _local_folder(model: str, arguments: _EngineArguments) -> Path | None:
+    """The model's folder, or its copy in the Hugging Face cache when it has all that is read."""
     if Path(model).is_dir():
         return Path(model)
     try:
         cached = Path(
             snapshot_download(
-                model, revision=revision, allow_patterns=_NEEDED_FILES, local_files_only=True
+                model,
+                revision=arguments.revision,
+                allow_patterns=_NEEDED_FILES,
+                local_files_only=True,
             )
         )
     except LocalEntryNotFoundError:
@@ -120,6 +134,8 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
             f"There is no folder '{model}', and it is not a Hugging Face id either: {error}. Mend "
             "'model' in 1/model.json."
         ) from error
+    if not arguments.takes_adapters:
+        return cached if (cached / _CONFIG_FILE).is_file() else None
     # The engine may be downloading it just now.
     complete = all(file.is_file() for file in _weight_files(cached))
     return cached if complete and _weight_files(cached) else None
@@ -135,6 +151,12 @@ def _weight_files(folder: Path) -> list[Path]:
         return sorted({folder / str(name) for name in weight_map.values()})
     single = folder / _SINGLE_FILE
     return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def _shapes(local: Path | None, model: str, arguments: _EngineArguments) -> Shapes:
+    shapes = _hub_shapes(model, arguments.revision) if local is None else _folder_shapes(local)
+    _check_shapes(shapes, model)
+    return shapes
 
 
 def _folder_shapes(folder: Path) -> Shapes:
@@ -159,7 +181,7 @@ def _file_shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _folder_config(folder: Path) -> Mapping[str, object]:
-    config = folder / "config.json"
+    config = folder / _CONFIG_FILE
     return _json_object(config) if config.is_file() else {}
 
 
@@ -179,7 +201,7 @@ def _hub_config(model: str, arguments: _EngineArguments) -> Mapping[str, object]
     if arguments.max_model_len is not None:
         return {}
     try:
-        path = HfApi().hf_hub_download(model, "config.json", revision=arguments.revision)
+        path = HfApi().hf_hub_download(model, _CONFIG_FILE, revision=arguments.revision)
     except _HUB_ERRORS as error:
         raise _hub_failure(model, error) from error
     return _json_object(Path(path))

@@ -15,6 +15,10 @@
     │   ├── FetchGoneError          somebody deleted the fetch that is being done
     │   ├── InvalidRepoError        what can't name a Hugging Face repo, revision or folder
     │   ├── RepoNotFoundError       no such repo or revision, or none that may be read
+    │   ├── AdaptersNotSupportedError  the base model takes no adapters
+    │   ├── AliasNotFoundError      no such alias, or another tenant's: the same words for both
+    │   ├── AliasNameTakenError     a base model has that name
+    │   ├── AliasLimitError         as many aliases as a tenant may have
     │   ├── InvalidNameError        a name that does not follow its pattern
     │   ├── InvalidApiKeyError      no key, or one that was never issued
     │   ├── TenantExistsError
@@ -192,6 +196,50 @@ class RepoNotFoundError(PermanentError):
     def __init__(self, message: str, *, param: str = "repo") -> None:
         super().__init__(message)
         self.param = param
+
+
+class AdaptersNotSupportedError(PermanentError):
+    """The base model takes no adapters: an embedding model, or one served without LoRA."""
+
+    code = "adapters_not_supported"
+    param = "base_model"
+
+    def __init__(self, *, base_model: str, taking: Sequence[str]) -> None:
+        names = ", ".join(f"'{name}'" for name in sorted(taking)) or "none yet"
+        super().__init__(
+            f"The base model '{base_model}' takes no adapters: it is an embedding model or is "
+            f"served without LoRA. The base models that take adapters are: {names}."
+        )
+
+
+class AliasNotFoundError(PermanentError):
+    """No such alias for this tenant; another tenant's alias is not told apart."""
+
+    code = "alias_not_found"
+
+    def __init__(self, *, alias: str) -> None:
+        super().__init__(f"There is no alias '{alias}'.")
+
+
+class AliasNameTakenError(PermanentError):
+    """A base model has the name that the alias is to have."""
+
+    code = "model_exists"
+    param = "alias"
+
+    def __init__(self, *, alias: str) -> None:
+        super().__init__(
+            f"'{alias}' is a base model's name and can't be an alias. Choose another name."
+        )
+
+
+class AliasLimitError(PermanentError):
+    """The tenant has as many aliases as it may have."""
+
+    code = "alias_limit_reached"
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"A tenant may have {limit} aliases and all are in use. Delete one first.")
 
 
 class InvalidNameError(PermanentError):

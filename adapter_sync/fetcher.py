@@ -68,19 +68,19 @@ class Fetcher:
     def fetch(self, claimed: ClaimedFetch) -> None:
         """Do one fetch to its end: an adapter, a failure that says why, or nothing left of it."""
         fetch = claimed.fetch
-        log.info("fetch.started", adapter_id=fetch.adapter_id, repo=fetch.pinned.source.repo)
+        log.info("fetch.started", adapter_id=fetch.id, repo=fetch.pinned.source.repo)
         try:
             self._fetch(claimed)
         except FetchGoneError:
-            log.info("fetch.deleted", adapter_id=fetch.adapter_id)
+            log.info("fetch.deleted", adapter_id=fetch.id)
         except _StoppingError:
-            log.info("fetch.interrupted", adapter_id=fetch.adapter_id)
+            log.info("fetch.interrupted", adapter_id=fetch.id)
         except LoraServerError as error:
-            log.info("fetch.failed", adapter_id=fetch.adapter_id, error=str(error))
-            self.registry.fail_fetch(fetch.adapter_id, code=error.code, message=str(error))
+            log.info("fetch.failed", adapter_id=fetch.id, error=str(error))
+            self.registry.fail_fetch(fetch.id, code=error.code, message=str(error))
         except Exception:
-            log.exception("fetch.broken", adapter_id=fetch.adapter_id)
-            self.registry.fail_fetch(fetch.adapter_id, code="server_error", message=_UNEXPECTED)
+            log.exception("fetch.broken", adapter_id=fetch.id)
+            self.registry.fail_fetch(fetch.id, code="server_error", message=_UNEXPECTED)
 
     def _claim(self) -> ClaimedFetch | None:
         try:
@@ -107,7 +107,7 @@ class Fetcher:
                 on_bytes=self._progress(fetch),
             )
             self.registry.set_fetch_progress(
-                fetch.adapter_id, FetchStage.VALIDATING, fetch.pinned.total_bytes
+                fetch.id, FetchStage.VALIDATING, fetch.pinned.total_bytes
             )
             with files.weights.open("rb") as weights:
                 digest = file_digest(weights, "sha256").hexdigest()
@@ -122,7 +122,7 @@ class Fetcher:
                     source=fetch.pinned.document(),
                 ),
                 overwrite=claimed.overwrite,
-                fetched_id=fetch.adapter_id,
+                fetched_id=fetch.id,
             )
 
     def _progress(self, fetch: Fetch) -> Callable[[int], None]:
@@ -136,6 +136,6 @@ class Fetcher:
             done_bytes += more_bytes
             if time.monotonic() - told_at >= PROGRESS_PERIOD_S:
                 told_at = time.monotonic()
-                self.registry.set_fetch_progress(fetch.adapter_id, FetchStage.FETCHING, done_bytes)
+                self.registry.set_fetch_progress(fetch.id, FetchStage.FETCHING, done_bytes)
 
         return tell

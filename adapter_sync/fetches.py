@@ -84,7 +84,7 @@ class PinnedRepo:
 class Fetch:
     """An adapter being fetched: the id and name that it will have, and how far it is."""
 
-    adapter_id: str
+    id: str
     tenant_id: str
     name: str
     base_model: str

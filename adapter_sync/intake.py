@@ -82,13 +82,13 @@ class Intake:
             fetched_id: the adapter_id of the fetch that this ends.
 
         Raises:
-            InvalidNameError, BaseModelNotFoundError, UnknownTierError, AdapterTooLargeError,
-            InvalidAdapterError, AdapterExistsError, AdapterLimitError, PreconditionFailedError,
-            FetchGoneError.
+            InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError, UnknownTierError,
+            AdapterTooLargeError, InvalidAdapterError, AdapterExistsError, AdapterLimitError,
+            PreconditionFailedError, FetchGoneError.
 
         """
         check_adapter_name(name)
-        base = self._registry.base_model(base_model)
+        base = self._registry.base_model_for_adapters(base_model)
         size_bytes = _check_size(files.weights, tenant)
         facts = check_adapter(
             files.weights, config=files.config, lora_alpha=files.lora_alpha, base=base

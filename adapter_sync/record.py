@@ -1,4 +1,4 @@
-"""What the registry keeps: tenants, base models, adapters and their revisions, as plain values.
+"""What the registry keeps: tenants, base models, adapters, aliases, as plain values.
 
 Imports nothing of the project but its errors, so that every room may use it.
 """
@@ -45,13 +45,15 @@ class BaseModel:
     """A base model as its files describe it.
 
     `tensor_shapes` maps each weight's Hugging Face name ("model.layers.0.mlp.up_proj.weight") to
-    its shape, (out_features, in_features) for a linear layer.
+    its shape, (out_features, in_features) for a linear layer. It is empty, and `max_lora_rank`
+    means nothing, for one that takes no adapters: it is served without LoRA.
     """
 
     name: str
     max_lora_rank: int
     max_model_len: int
     tensor_shapes: Mapping[str, tuple[int, ...]]
+    takes_adapters: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,10 +152,44 @@ def adapter_id_of(lora_name: str) -> str:
     return lora_name.partition("@")[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasTarget:
+    """A base model, or an adapter by its base model and name: a re-created one is meant too."""
+
+    base_model: str
+    adapter_name: str | None
+    weight: int = 1
+
+    @property
+    def requested_model(self) -> str:
+        """The string a client would put into `model` for it."""
+        if self.adapter_name is None:
+            return self.base_model
+        return f"{self.base_model}:{self.adapter_name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A tenant's own name for a model, or for several that share its requests by weight."""
+
+    tenant_id: str
+    name: str
+    targets: tuple[AliasTarget, ...]
+    created_at: datetime
+    updated_at: datetime
+
+
 def check_adapter_name(name: str) -> str:
     """The name itself. Raises InvalidNameError."""
     if ADAPTER_NAME.fullmatch(name) is None:
         raise InvalidNameError(name=name, param="name", rule=NAME_RULE)
+    return name
+
+
+def check_alias_name(name: str) -> str:
+    """The name itself. Raises InvalidNameError."""
+    if ADAPTER_NAME.fullmatch(name) is None:
+        raise InvalidNameError(name=name, param="alias", rule=NAME_RULE)
     return name
 
 

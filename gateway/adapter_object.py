@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from adapter_sync.fetches import Fetch, FetchStage
 from adapter_sync.record import Adapter, KeptRevision
+from adapter_sync.registry import AdapterPage
 from gateway.engine_errors import public_words
 
 
@@ -44,7 +45,7 @@ def adapter_object(adapter: Adapter, fetch: Fetch | None = None) -> dict[str, An
 def fetch_object(fetch: Fetch) -> dict[str, Any]:
     """An adapter that is not here yet, in the same form; what is not known yet is null."""
     return {
-        "id": fetch.adapter_id,
+        "id": fetch.id,
         "object": "adapter",
         "name": fetch.name,
         "base_model": fetch.base_model,
@@ -80,14 +81,18 @@ def adapter_answer(
     return JSONResponse(fetch and fetch_object(fetch), status, dict(headers))
 
 
-def adapter_list(adapters: Sequence[Adapter]) -> dict[str, Any]:
+def adapter_list(page: AdapterPage) -> dict[str, Any]:
     """The list object."""
+    data = [
+        fetch_object(each) if isinstance(each, Fetch) else adapter_object(each)
+        for each in page.adapters
+    ]
     return {
         "object": "list",
-        "data": [adapter_object(adapter) for adapter in adapters],
-        "has_more": False,
-        "first_id": adapters[0].id if adapters else None,
-        "last_id": adapters[-1].id if adapters else None,
+        "data": data,
+        "has_more": page.has_more,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
     }
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from random import SystemRandom
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
@@ -19,6 +20,7 @@ from adapter_sync.secret_key import load_secret_key
 from adapter_sync.settings import Settings
 from gateway.access_log import AccessLog
 from gateway.adapters import delete_adapter, list_adapters, show_adapter
+from gateway.aliases import delete_alias, list_aliases, put_alias, show_alias
 from gateway.auth import Authentication
 from gateway.base_models import BaseModels
 from gateway.chat import create_chat_completion
@@ -26,7 +28,7 @@ from gateway.errors import handle_error
 from gateway.health import live, ready
 from gateway.import_adapter import import_adapter
 from gateway.limits import Limits
-from gateway.models import list_models
+from gateway.models import list_models, show_model
 from gateway.request_id import RequestId
 from gateway.revisions import list_revisions, roll_back_adapter
 from gateway.services import Services
@@ -38,6 +40,12 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("GET", "/health/ready", ready),
     ("POST", "/v1/chat/completions", create_chat_completion),
     ("GET", "/v1/models", list_models),
+    # Their ids may hold '/'.
+    ("GET", "/v1/models/{model_id:path}", show_model),
+    ("GET", "/v1/aliases", list_aliases),
+    ("GET", "/v1/aliases/{alias}", show_alias),
+    ("PUT", "/v1/aliases/{alias}", put_alias),
+    ("DELETE", "/v1/aliases/{alias}", delete_alias),
     ("GET", "/v1/adapters", list_adapters),
     ("POST", "/v1/adapters", import_adapter),
     ("POST", "/v1/adapters/upload", upload_adapter),
@@ -83,6 +91,7 @@ async def open_services(settings: Settings, limits: Limits) -> AsyncIterator[Ser
             limits=limits,
             upload_threads=CapacityLimiter(limits.upload_threads),
             started_at=int(time.time()),
+            random=SystemRandom(),
         )
     finally:
         await triton.close()

@@ -28,7 +28,12 @@ async def create_chat_completion(
 
     async def target() -> Target:
         return await to_thread.run_sync(
-            resolve, services.registry, services.base_models, tenant, chat.requested_model
+            resolve,
+            services.registry,
+            services.base_models,
+            tenant,
+            chat.requested_model,
+            services.random,
         )
 
     def engine_request(lora_name: str | None) -> EngineRequest:
@@ -44,15 +49,16 @@ async def create_chat_completion(
             body=chat.body,
         )
 
-    async def renew() -> EngineRequest:
-        return engine_request((await target()).lora_name)
+    async def asked() -> tuple[str, EngineRequest]:
+        found = await target()
+        return found.base_model, engine_request(found.lora_name)
 
-    first = await target()
+    base_model, first = await asked()
     return Relay(
         engine=services.engine,
-        base_model=first.base_model,
-        request=engine_request(first.lora_name),
-        renew=renew,
+        base_model=base_model,
+        request=first,
+        renew=asked,
         stream=chat.stream,
         limits=limits,
     )

@@ -190,6 +190,10 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         errors.InvalidRepoError: Rule(status=400),
         errors.RepoNotFoundError: Rule(status=400),
         errors.HubUnavailableError: Rule(status=503, headers=RETRY_SOON),
+        errors.AdaptersNotSupportedError: Rule(status=400),
+        errors.AliasNotFoundError: Rule(status=404),
+        errors.AliasNameTakenError: Rule(status=409, headers=NO_RETRY),
+        errors.AliasLimitError: Rule(status=429, headers=NO_RETRY, type="insufficient_quota"),
         errors.InvalidNameError: Rule(status=400),
         errors.InvalidApiKeyError: Rule(
             status=401, headers=MappingProxyType({"www-authenticate": "Bearer"})

@@ -53,12 +53,12 @@ async def import_adapter(
     deadline = wait_deadline(request, services.limits)
     has_arrived = await _arrived(services, fetch, deadline)
     adapter, rest = await to_thread.run_sync(
-        services.registry.adapter_or_fetch, tenant.id, fetch.adapter_id
+        services.registry.adapter_or_fetch, tenant.id, fetch.id
     )
     if adapter is not None and has_arrived:
         adapter = await loaded(services, adapter, deadline)
     status = _status(adapter) if has_arrived else _ACCEPTED
-    headers = {"location": f"/v1/adapters/{fetch.adapter_id}"}
+    headers = {"location": f"/v1/adapters/{fetch.id}"}
     return adapter_answer(adapter, rest, status=status, headers=headers)
 
 
@@ -89,5 +89,5 @@ async def _arrived(services: Services, fetch: Fetch, deadline: float) -> bool:
         if time.monotonic() >= deadline:
             return False
         await anyio.sleep(services.limits.adapter_poll_s)
-        known = await to_thread.run_sync(services.registry.fetch, fetch.tenant_id, fetch.adapter_id)
+        known = await to_thread.run_sync(services.registry.fetch, fetch.tenant_id, fetch.id)
     return known is None

@@ -1,13 +1,15 @@
-"""GET /v1/models: the base models and the tenant's adapters that serve."""
+"""GET /v1/models and /v1/models/{id}: base models, the adapters that serve, the aliases."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from anyio import to_thread
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from adapter_sync.record import Adapter, BaseModel, Tenant
+from adapter_sync.record import Adapter, Alias, BaseModel, Tenant
 from gateway.auth import CurrentTenant
+from gateway.errors import ModelNotFoundError
 from gateway.services import CurrentServices, Services
 
 _OWNER_OF_BASE_MODELS = "system"
@@ -19,12 +21,30 @@ async def list_models(tenant: CurrentTenant, services: CurrentServices) -> Respo
     return JSONResponse({"object": "list", "data": models})
 
 
+async def show_model(model_id: str, tenant: CurrentTenant, services: CurrentServices) -> Response:
+    """One of those that `list_models` lists. Raises ModelNotFoundError."""
+    if not model_id:
+        raise HTTPException(404)
+    for model in await to_thread.run_sync(_models, services, tenant):
+        if model["id"] == model_id:
+            return JSONResponse(model)
+    raise ModelNotFoundError(requested_model=model_id)
+
+
 def _models(services: Services, tenant: Tenant) -> list[dict[str, Any]]:
     base_models = services.base_models.by_name()
     serving = [
         adapter
         for adapter in services.registry.adapters(tenant.id)
-        if adapter.serving is not None and adapter.base_model in base_models
+        if adapter.serving is not None
+        and adapter.base_model in base_models
+        and base_models[adapter.base_model].takes_adapters
+    ]
+    served = {*base_models, *(adapter.requested_model for adapter in serving)}
+    aliases = [
+        alias
+        for alias in services.registry.aliases(tenant.id)
+        if alias.name not in base_models and _can_answer(alias, served)
     ]
     return [
         *(base_model_object(base, services.started_at) for base in base_models.values()),
@@ -32,6 +52,7 @@ def _models(services: Services, tenant: Tenant) -> list[dict[str, Any]]:
             adapter_model_object(adapter, base_models[adapter.base_model], tenant)
             for adapter in _by_requested_model(serving)
         ),
+        *(alias_model_object(alias, base_models, tenant) for alias in aliases),
     ]
 
 
@@ -59,6 +80,29 @@ def adapter_model_object(adapter: Adapter, base: BaseModel, tenant: Tenant) -> d
         "parent": base.name,
         "max_model_len": base.max_model_len,
     }
+
+
+def alias_model_object(
+    alias: Alias, base_models: Mapping[str, BaseModel], tenant: Tenant
+) -> dict[str, Any]:
+    """An alias in vLLM's words; its length is that of the target with the smallest one."""
+    bases = sorted({target.base_model for target in alias.targets})
+    models = [target.requested_model for target in alias.targets]
+    return {
+        "id": alias.name,
+        "object": "model",
+        "created": int(alias.created_at.timestamp()),
+        "owned_by": tenant.name,
+        "root": models[0] if len(models) == 1 else alias.name,
+        "parent": bases[0] if len(bases) == 1 else None,
+        "max_model_len": min(
+            base_models[name].max_model_len for name in bases if name in base_models
+        ),
+    }
+
+
+def _can_answer(alias: Alias, served: Collection[str]) -> bool:
+    return any(target.requested_model in served for target in alias.targets)
 
 
 def _by_requested_model(adapters: Sequence[Adapter]) -> list[Adapter]:

@@ -42,7 +42,7 @@ class Relay(Response):
         engine: EngineClient,
         base_model: str,
         request: EngineRequest,
-        renew: Callable[[], Awaitable[EngineRequest]],
+        renew: Callable[[], Awaitable[tuple[str, EngineRequest]]],
         stream: bool,
         limits: Limits,
     ) -> None:
@@ -110,9 +110,9 @@ class Relay(Response):
 
     async def _renewed(self) -> bool:
         """Whether there is another adapter to ask for now."""
-        renewed = await self._renew()
+        base_model, renewed = await self._renew()
         changed = renewed.lora_name != self._request.lora_name
-        self._request = renewed
+        self._base_model, self._request = base_model, renewed
         return changed
 
     async def _first(self, call: EngineCall) -> EngineResponse:

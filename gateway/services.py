@@ -1,6 +1,7 @@
 """What the routes work with, made once at start-up."""
 
 from dataclasses import dataclass
+from random import Random
 from typing import Annotated
 
 from anyio import CapacityLimiter
@@ -17,7 +18,8 @@ from gateway.triton import EngineClient
 class Services:
     """The gateway's parts.
 
-    `upload_threads` keeps uploads from taking the threads that authentication needs.
+    `upload_threads` keeps uploads from taking the threads that authentication needs. `random`
+    draws an alias's target for each request.
     """
 
     registry: Registry
@@ -28,6 +30,7 @@ class Services:
     limits: Limits
     upload_threads: CapacityLimiter
     started_at: int
+    random: Random
 
 
 async def _services(request: Request) -> Services:

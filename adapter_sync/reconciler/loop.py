@@ -6,6 +6,7 @@ One thread per base model, so that one whose Triton hangs holds up no other.
 import contextlib
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from adapter_sync.blobs import BlobStore
 from adapter_sync.companion_folder import CompanionFolder
 from adapter_sync.errors import ConfigurationError, LoraServerError
 from adapter_sync.reconciler.apply import BaseModelReconciler
+from adapter_sync.record import BaseModel
 from adapter_sync.registry import Registry
 from adapter_sync.triton_control import TritonControl
 
@@ -49,7 +51,7 @@ def run_reconcilers(
     control: TritonControl,
     stopping: threading.Event,
 ) -> None:
-    """Find the base models and keep each of them reconciled until `stopping` is set."""
+    """Find the base models and keep those with adapters reconciled until `stopping` is set."""
 
     def start(name: str) -> _Worker:
         folder = CompanionFolder(repository=repository, base_model=name, staging=staging)
@@ -62,14 +64,14 @@ def run_reconcilers(
     workers: dict[str, _Worker] = {}
     while not stopping.is_set():
         try:
-            names = _register_base_models(registry, repository, models_dir)
+            base_models = _register_base_models(registry, repository, models_dir)
         except Exception:
             log.exception("base_models.look_failed")
         else:
-            _stop_removed(workers, repository)
-            for name in names:
-                if name not in workers:
-                    workers[name] = start(name)
+            _stop_unneeded(workers, repository, base_models)
+            for base in base_models:
+                if base.takes_adapters and base.name not in workers:
+                    workers[base.name] = start(base.name)
         stopping.wait(RESYNC_PERIOD_S)
     _stop_all(workers)
 
@@ -87,10 +89,16 @@ def _start_worker(name: str, reconciler: BaseModelReconciler, registry: Registry
     return _Worker(thread=thread, stopping=stopping)
 
 
-def _stop_removed(workers: dict[str, _Worker], repository: Path) -> None:
-    """End the workers of base models that are gone, or they would make the companions anew."""
+def _stop_unneeded(
+    workers: dict[str, _Worker], repository: Path, base_models: Sequence[BaseModel]
+) -> None:
+    """End the workers of base models that are gone, or they would make the companions anew.
+
+    The same for those that take no adapters any more; one that can't be read keeps its worker.
+    """
+    without_adapters = {base.name for base in base_models if not base.takes_adapters}
     for name, worker in list(workers.items()):
-        if not (repository / name).is_dir():
+        if not (repository / name).is_dir() or name in without_adapters:
             worker.stopping.set()
         if worker.stopping.is_set() and not worker.thread.is_alive():
             del workers[name]
@@ -104,20 +112,23 @@ def _stop_all(workers: dict[str, _Worker]) -> None:
         worker.thread.join(max(0, deadline - time.monotonic()))
 
 
-def _register_base_models(registry: Registry, repository: Path, models_dir: Path) -> list[str]:
-    names = []
+def _register_base_models(
+    registry: Registry, repository: Path, models_dir: Path
+) -> list[BaseModel]:
+    base_models = []
     for folder in base_model_folders(repository):
         try:
-            registry.put_base_model(read_base_model(folder, models_dir=models_dir))
+            base = read_base_model(folder, models_dir=models_dir)
+            registry.put_base_model(base)
         except ConfigurationError as error:
             log.warning("base_model.unreadable", base_model=folder.name, error=str(error))
             continue
-        names.append(folder.name)
+        base_models.append(base)
     for known in registry.base_models():
         if not (repository / known.name).is_dir():
             registry.remove_base_model(known.name)
             log.info("base_model.removed", base_model=known.name)
-    return names
+    return base_models
 
 
 def _reconcile(

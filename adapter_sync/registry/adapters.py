@@ -24,7 +24,7 @@ from adapter_sync.registry.adapter_rows import (
     adapter_values,
     revision_values,
 )
-from adapter_sync.registry.base_models import require_base_model
+from adapter_sync.registry.base_models import require_base_model_for_adapters
 from adapter_sync.registry.fetches import delete_fetch, take_fetch
 from adapter_sync.registry.keys import new_id
 from adapter_sync.registry.revisions import delete_revisions, insert_revision, require_match
@@ -53,13 +53,13 @@ def put_adapter(
 ) -> Adapter:
     """A new adapter, or a new revision of the one of that name; loading if the engine lacks it.
 
-    Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
-    PreconditionFailedError, FetchGoneError.
+    Raises InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError, AdapterExistsError,
+    AdapterLimitError, PreconditionFailedError, FetchGoneError.
     """
     if fetched_id is not None:
         take_fetch(connection, fetched_id)
     check_adapter_name(name)
-    require_base_model(connection, base_model)
+    require_base_model_for_adapters(connection, base_model)
     known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
     require_match(overwrite.if_match, known)
     if known is None:

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from adapter_sync.errors import BaseModelNotFoundError
+from adapter_sync.errors import AdaptersNotSupportedError, BaseModelNotFoundError
 from adapter_sync.record import BaseModel
 from adapter_sync.registry.tables import base_models
 
@@ -20,6 +20,7 @@ def upsert_base_model(connection: Connection, base: BaseModel) -> bool:
             max_lora_rank=base.max_lora_rank,
             max_model_len=base.max_model_len,
             tensor_shapes={name: list(shape) for name, shape in base.tensor_shapes.items()},
+            takes_adapters=base.takes_adapters,
         )
     )
     return True
@@ -39,11 +40,27 @@ def select_base_model(connection: Connection, name: str) -> BaseModel:
     return _base_model(row)
 
 
-def require_base_model(connection: Connection, name: str) -> None:
-    """Raises BaseModelNotFoundError when there is none of that name."""
-    query = select(base_models.c.name).where(base_models.c.name == name)
-    if connection.scalar(query) is None:
+def select_base_model_for_adapters(connection: Connection, name: str) -> BaseModel:
+    """Raises BaseModelNotFoundError, AdaptersNotSupportedError."""
+    require_base_model_for_adapters(connection, name)
+    return select_base_model(connection, name)
+
+
+def require_base_model_for_adapters(connection: Connection, name: str) -> None:
+    """Raises BaseModelNotFoundError, AdaptersNotSupportedError."""
+    query = select(base_models.c.takes_adapters).where(base_models.c.name == name)
+    takes_adapters = connection.scalar(query)
+    if takes_adapters is None:
         raise BaseModelNotFoundError(base_model=name, known=_names(connection))
+    if not takes_adapters:
+        taking = connection.scalars(select(base_models.c.name).where(base_models.c.takes_adapters))
+        raise AdaptersNotSupportedError(base_model=name, taking=list(taking))
+
+
+def is_base_model(connection: Connection, name: str) -> bool:
+    """Whether there is one of that name."""
+    query = select(base_models.c.name).where(base_models.c.name == name)
+    return connection.scalar(query) is not None
 
 
 def delete_base_model(connection: Connection, name: str) -> bool:
@@ -62,4 +79,5 @@ def _base_model(row: Row[tuple[object, ...]]) -> BaseModel:
         max_lora_rank=row.max_lora_rank,
         max_model_len=row.max_model_len,
         tensor_shapes={name: tuple(shape) for name, shape in row.tensor_shapes.items()},
+        takes_adapters=row.takes_adapters,
     )

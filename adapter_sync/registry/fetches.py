@@ -58,7 +58,7 @@ def insert_fetch(
         raise FetchInProgressError(name=name, base_model=base_model, adapter_id=running)
     now = datetime.now(UTC)
     fetch = Fetch(
-        adapter_id=new_id("adp_") if known is None else known.id,
+        id=new_id("adp_") if known is None else known.id,
         tenant_id=tenant.id,
         name=name,
         base_model=base_model,
@@ -92,7 +92,7 @@ def select_fetches(connection: Connection, tenant_id: str) -> list[Fetch]:
     """The tenant's fetches, newest first."""
     query = select(fetches).where(fetches.c.tenant_id == tenant_id)
     query = query.order_by(fetches.c.created_at.desc(), fetches.c.adapter_id)
-    return [_fetch(row) for row in connection.execute(query)]
+    return [fetch_of(row) for row in connection.execute(query)]
 
 
 def is_pending(connection: Connection) -> bool:
@@ -110,7 +110,7 @@ def claim_fetch(connection: Connection) -> ClaimedFetch | None:
     _set(connection, row.adapter_id, stage=FetchStage.FETCHING.value, bytes_done=0)
     if_match = None if row.if_match is None else frozenset(row.if_match)
     return ClaimedFetch(
-        fetch=_fetch(row),
+        fetch=fetch_of(row),
         overwrite=Overwrite(replace=row.replace, if_match=if_match),
         sealed_token=row.sealed_token,
     )
@@ -177,7 +177,7 @@ def _has_name(*, tenant_id: str, base_model: str, name: str) -> ColumnElement[bo
 
 def _first(connection: Connection, where: ColumnElement[bool]) -> Fetch | None:
     row = connection.execute(select(fetches).where(where)).first()
-    return None if row is None else _fetch(row)
+    return None if row is None else fetch_of(row)
 
 
 def _set(connection: Connection, adapter_id: str, **values: object) -> bool:
@@ -192,7 +192,7 @@ def _set(connection: Connection, adapter_id: str, **values: object) -> bool:
 def _values(fetch: Fetch, overwrite: Overwrite, sealed_token: str | None) -> dict[str, object]:
     source = fetch.pinned.source
     return {
-        "adapter_id": fetch.adapter_id,
+        "adapter_id": fetch.id,
         "tenant_id": fetch.tenant_id,
         "base_model": fetch.base_model,
         "name": fetch.name,
@@ -214,9 +214,10 @@ def _values(fetch: Fetch, overwrite: Overwrite, sealed_token: str | None) -> dic
     }
 
 
-def _fetch(row: Row[tuple[object, ...]]) -> Fetch:
+def fetch_of(row: Row[tuple[object, ...]]) -> Fetch:
+    """The fetch in a row of its table."""
     return Fetch(
-        adapter_id=row.adapter_id,
+        id=row.adapter_id,
         tenant_id=row.tenant_id,
         name=row.name,
         base_model=row.base_model,

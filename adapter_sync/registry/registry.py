@@ -1,8 +1,9 @@
-"""The registry: tenants, keys, base models and adapters, the truth that the rest projects.
+"""The registry: tenants, keys, base models, adapters, aliases: the truth that the rest projects.
 
 Each method is one transaction. Any thread of any process may call any of them at any time.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 from sqlalchemy import select
@@ -13,6 +14,8 @@ from adapter_sync.record import (
     CREATE_ONLY,
     Adapter,
     AdapterStatus,
+    Alias,
+    AliasTarget,
     BaseModel,
     KeptRevision,
     Overwrite,
@@ -33,10 +36,12 @@ from adapter_sync.registry.adapters import (
     select_adapters_on,
     update_state,
 )
+from adapter_sync.registry.aliases import delete_alias, select_alias, select_aliases, upsert_alias
 from adapter_sync.registry.base_models import (
     delete_base_model,
-    require_base_model,
+    require_base_model_for_adapters,
     select_base_model,
+    select_base_model_for_adapters,
     select_base_models,
     upsert_base_model,
 )
@@ -54,6 +59,7 @@ from adapter_sync.registry.fetches import (
     select_fetches,
     set_progress,
 )
+from adapter_sync.registry.listing import AdapterPage, AdapterQuery, select_adapter_page
 from adapter_sync.registry.revisions import (
     earlier_revision,
     insert_revision,
@@ -146,6 +152,14 @@ class Registry:
         with self._database.reading() as connection:
             return select_base_model(connection, name)
 
+    def base_model_for_adapters(self, name: str) -> BaseModel:
+        """The base model, to put an adapter on.
+
+        Raises BaseModelNotFoundError, AdaptersNotSupportedError.
+        """
+        with self._database.reading() as connection:
+            return select_base_model_for_adapters(connection, name)
+
     def remove_base_model(self, name: str) -> None:
         """Remove it where it is there; its adapters stay."""
         with self._database.changing() as connection:
@@ -168,8 +182,8 @@ class Registry:
         Adapters being deleted neither count nor hold their name. `fetched_id` is the adapter_id of
         the fetch that this ends.
 
-        Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
-        PreconditionFailedError, FetchGoneError.
+        Raises InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError,
+        AdapterExistsError, AdapterLimitError, PreconditionFailedError, FetchGoneError.
         """
         with self._database.changing() as connection:
             return put_adapter(
@@ -189,7 +203,7 @@ class Registry:
         """
         check_adapter_name(name)
         with self._database.reading() as connection:
-            require_base_model(connection, base_model)
+            require_base_model_for_adapters(connection, base_model)
 
     def create_fetch(
         self,
@@ -208,7 +222,7 @@ class Registry:
         """
         check_adapter_name(name)
         with self._database.changing() as connection:
-            require_base_model(connection, base_model)
+            require_base_model_for_adapters(connection, base_model)
             known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
             if known is None:
                 require_room(connection, tenant)
@@ -336,6 +350,14 @@ class Registry:
         with self._database.reading() as connection:
             return select_adapters(connection, tenant_id)
 
+    def adapter_page(self, tenant_id: str, query: AdapterQuery) -> AdapterPage:
+        """A part of a tenant's adapters, without those being deleted.
+
+        Raises AdapterNotFoundError when `query.after` is none of them.
+        """
+        with self._database.reading() as connection:
+            return select_adapter_page(connection, tenant_id, query)
+
     def adapters_on(self, base_model: str) -> list[Adapter]:
         """A base model's adapters of every tenant and in every status, sorted by id."""
         with self._database.reading() as connection:
@@ -388,6 +410,32 @@ class Registry:
             if unused is None:
                 connection.rollback()
             return list(unused or ())
+
+    def put_alias(
+        self, tenant_id: str, name: str, targets: Sequence[AliasTarget]
+    ) -> tuple[Alias, bool]:
+        """The alias, made or replaced at once, and whether it is new.
+
+        Whether the targets exist is the caller's to check: they may go at any time anyway.
+        Raises InvalidNameError, AliasNameTakenError, AliasLimitError.
+        """
+        with self._database.writing() as connection:
+            return upsert_alias(connection, tenant_id=tenant_id, name=name, targets=targets)
+
+    def alias(self, tenant_id: str, name: str) -> Alias:
+        """Raises AliasNotFoundError, also for another tenant's."""
+        with self._database.reading() as connection:
+            return select_alias(connection, tenant_id=tenant_id, name=name)
+
+    def aliases(self, tenant_id: str) -> list[Alias]:
+        """A tenant's aliases, sorted by name."""
+        with self._database.reading() as connection:
+            return select_aliases(connection, tenant_id)
+
+    def delete_alias(self, tenant_id: str, name: str) -> None:
+        """Raises AliasNotFoundError, also the second time."""
+        with self._database.writing() as connection:
+            delete_alias(connection, tenant_id=tenant_id, name=name)
 
     def blob_in_use(self, digest: str) -> bool:
         """Whether an adapter's revision has this blob (SHA-256) as its config or its weights."""

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     literal_column,
+    true,
 )
 
 from adapter_sync.record import AdapterStatus
@@ -81,6 +82,7 @@ base_models = Table(
     Column("max_lora_rank", Integer, nullable=False),
     Column("max_model_len", Integer, nullable=False),
     Column("tensor_shapes", JSON, nullable=False),
+    Column("takes_adapters", Boolean, nullable=False, server_default=true()),
 )
 
 # base_model is no foreign key: an adapter outlives the removal of its base model.
@@ -154,6 +156,17 @@ fetches = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("uq_fetches_name", "tenant_id", "base_model", "name", unique=True),
+)
+
+# The targets are read and replaced together, and name adapters that may come and go.
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("tenant_id", ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("targets", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
 )
 
 change_counter = Table(

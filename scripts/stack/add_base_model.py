@@ -16,6 +16,8 @@ EPILOG = """\
 example:
   scripts/add-base-model llama-3.1-70b-instruct --model meta-llama/Llama-3.1-70B-Instruct \\
       --engine-argument tensor_parallel_size=8
+  scripts/add-base-model all-minilm-l6-v2 --model sentence-transformers/all-MiniLM-L6-v2 \\
+      --no-adapters --engine-argument runner=pooling
 """
 
 
@@ -54,6 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="adapters kept in the host's memory (default: 4 times --max-loras)",
     )
     parser.add_argument(
+        "--no-adapters",
+        action="store_true",
+        help="serve it without LoRA, as an embedding model has to be: it takes no adapters and "
+        "gets no companion",
+    )
+    parser.add_argument(
         "--engine-argument",
         action="append",
         default=[],
@@ -66,10 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.name,
             {
                 "model": arguments.model,
-                "enable_lora": True,
-                "max_loras": arguments.max_loras,
-                "max_lora_rank": arguments.max_lora_rank,
-                "max_cpu_loras": arguments.max_cpu_loras or 4 * arguments.max_loras,
+                **lora_arguments(arguments),
                 **dict(key_and_value(word) for word in arguments.engine_argument),
             },
         )
@@ -79,12 +84,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def lora_arguments(arguments: argparse.Namespace) -> dict[str, object]:
+    """VLLM's engine arguments for LoRA, none for a base model without adapters."""
+    if arguments.no_adapters:
+        return {}
+    return {
+        "enable_lora": True,
+        "max_loras": arguments.max_loras,
+        "max_lora_rank": arguments.max_lora_rank,
+        "max_cpu_loras": arguments.max_cpu_loras or 4 * arguments.max_loras,
+    }
+
+
 class AddError(Exception):
     """The base model can't be added; the message says why."""
 
 
 def add(name: str, engine_arguments: Mapping[str, object]) -> None:
-    """Write both folders by rename. Raises AddError, leaving nothing behind."""
+    """Write the folders, the companion's only for LoRA. Raises AddError, leaving nothing."""
     from adapter_sync.companion_folder import TEMPLATES, VERSION_FOLDER, CompanionFolder
     from adapter_sync.errors import ConfigurationError
     from adapter_sync.lora_map import COMPANION_SUFFIX
@@ -113,10 +130,11 @@ def add(name: str, engine_arguments: Mapping[str, object]) -> None:
     companion = CompanionFolder(
         repository=settings.model_repository, base_model=name, staging=settings.staging_folder
     )
-    try:
-        companion.create()
-    except ConfigurationError as error:
-        raise AddError(str(error)) from None
+    if engine_arguments.get("enable_lora"):
+        try:
+            companion.create()
+        except ConfigurationError as error:
+            raise AddError(str(error)) from None
     with tempfile.TemporaryDirectory(dir=settings.staging_folder) as stage:
         tree = shutil.copytree(TEMPLATES / "base", Path(stage) / name)
         model_json = tree / VERSION_FOLDER / "model.json"

@@ -233,7 +233,8 @@ def api_client(url: str, key: str) -> "httpx.Client":
 
 def remove_earlier_adapters(api: "httpx.Client") -> None:
     """Delete what an earlier demo left in this data folder."""
-    for adapter in api.get("/v1/adapters").raise_for_status().json()["data"]:
+    listed = api.get("/v1/adapters", params={"limit": 100})
+    for adapter in listed.raise_for_status().json()["data"]:
         api.delete(f"/v1/adapters/{adapter['id']}").raise_for_status()
 
 

@@ -152,6 +152,11 @@ class Node:
         )
 
 
+def write_engine_arguments(folder: Path, **arguments: object) -> None:
+    text = json.dumps({"model": folder.name, "max_lora_rank": 8, **arguments})
+    (folder / "1" / "model.json").write_text(text)
+
+
 def write_base_model(node: Node, name: str) -> Path:
     model = node.staging.parent / "models" / name
     model.mkdir(parents=True)
@@ -160,5 +165,5 @@ def write_base_model(node: Node, name: str) -> Path:
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
     folder = node.repository / name
     (folder / "1").mkdir(parents=True)
-    (folder / "1" / "model.json").write_text(json.dumps({"model": name, "max_lora_rank": 8}))
+    write_engine_arguments(folder, enable_lora=True)
     return folder

@@ -131,7 +131,7 @@ def test_a_fetch_becomes_an_adapter_that_knows_where_it_came_from(
     with fetching(registry, blobs, hub, tmp_path):
         wait_until(lambda: registry.adapters(acme.id))
     (arrived,) = registry.adapters(acme.id)
-    assert arrived.id == fetch.adapter_id
+    assert arrived.id == fetch.id
     assert arrived.revision.lora_alpha == 8
     assert arrived.revision.source == {
         "type": "huggingface",
@@ -154,7 +154,7 @@ def test_an_adapter_that_does_not_fit_fails_with_the_reason_and_leaves_nothing(
     fetch = start(registry, acme, hub)
     with fetching(registry, blobs, hub, tmp_path):
         wait_until(lambda: stage_of(registry, fetch) is FetchStage.FAILED)
-    failed = registry.fetch(acme.id, fetch.adapter_id)
+    failed = registry.fetch(acme.id, fetch.id)
     assert failed is not None
     assert failed.error_code == "invalid_adapter"
     assert "lora_A" in (failed.error_message or "")
@@ -182,7 +182,7 @@ def test_a_hub_that_refuses_fails_the_fetch(
     hub.status = 400
     with fetching(registry, blobs, hub, tmp_path):
         wait_until(lambda: stage_of(registry, fetch) is FetchStage.FAILED)
-    failed = registry.fetch(acme.id, fetch.adapter_id)
+    failed = registry.fetch(acme.id, fetch.id)
     assert failed is not None
     assert failed.error_code == "hub_unavailable"
 
@@ -221,15 +221,15 @@ def test_a_fetch_that_is_deleted_meanwhile_brings_nothing(
     hub.status = 503
     with fetching(registry, blobs, hub, tmp_path):
         wait_until(lambda: stage_of(registry, fetch) is FetchStage.FETCHING)
-        registry.delete_adapter(acme.id, fetch.adapter_id)
+        registry.delete_adapter(acme.id, fetch.id)
         hub.status = None
         wait_until(lambda: hub.sent_bytes)
     with pytest.raises(AdapterNotFoundError):
-        registry.adapter_or_fetch(acme.id, fetch.adapter_id)
+        registry.adapter_or_fetch(acme.id, fetch.id)
     assert list(blobs.digests()) == []
     assert files_below(tmp_path / "staging") == []
 
 
 def stage_of(registry: Registry, fetch: Fetch) -> FetchStage | None:
-    known = registry.fetch(fetch.tenant_id, fetch.adapter_id)
+    known = registry.fetch(fetch.tenant_id, fetch.id)
     return None if known is None else known.stage

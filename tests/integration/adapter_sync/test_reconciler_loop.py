@@ -18,7 +18,12 @@ from adapter_sync.record import AdapterStatus
 from adapter_sync.registry import Registry
 from adapter_sync.triton_control import TritonControl
 from tests.integration.adapter_sync.in_memory_triton import InMemoryTriton
-from tests.integration.adapter_sync.node import BASE_MODEL, Node, write_base_model
+from tests.integration.adapter_sync.node import (
+    BASE_MODEL,
+    Node,
+    write_base_model,
+    write_engine_arguments,
+)
 
 PATIENCE_S = 10
 
@@ -133,6 +138,38 @@ def test_a_base_model_added_later_is_found(node: Node, tritons: Tritons) -> None
         tritons.of("later")
         wait_for(lambda: "later" in [base.name for base in node.registry.base_models()])
         wait_for((node.repository / "later-adapters" / "config.pbtxt").is_file)
+
+
+def test_a_base_model_without_adapters_is_registered_and_gets_no_companion(
+    node: Node, tritons: Tritons
+) -> None:
+    embedder = write_base_model(node, "embedder")
+    (node.staging.parent / "models" / "embedder" / "model.safetensors").unlink()
+    write_engine_arguments(embedder, runner="pooling")
+    write_base_model(node, BASE_MODEL)
+    with running(node, tritons):
+        adapter = node.upload()
+        wait_for(lambda: is_ready(node, adapter.id))
+        time.sleep(0.3)
+    assert not node.registry.base_model("embedder").takes_adapters
+    assert node.registry.base_model(BASE_MODEL).takes_adapters
+    assert not (node.repository / companion_name("embedder")).exists()
+
+
+def test_a_base_model_that_takes_adapters_no_more_is_let_be_until_it_does_again(
+    node: Node, tritons: Tritons
+) -> None:
+    folder = write_base_model(node, BASE_MODEL)
+    with running(node, tritons):
+        wait_for(node.companion.is_dir)
+        write_engine_arguments(folder, enable_lora=False)
+        wait_for(lambda: not node.registry.base_model(BASE_MODEL).takes_adapters)
+        time.sleep(0.3)
+        shutil.rmtree(node.companion.parent)
+        time.sleep(0.4)
+        assert not node.companion.parent.exists()
+        write_engine_arguments(folder, enable_lora=True)
+        wait_for(node.companion.is_dir)
 
 
 def test_a_base_model_whose_triton_hangs_holds_up_no_other(node: Node, tritons: Tritons) -> None:

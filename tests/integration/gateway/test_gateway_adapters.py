@@ -39,13 +39,16 @@ def test_an_upload_answers_with_the_adapter(client: Client) -> None:
     assert adapter["id"].startswith("adp_")
     assert answer.headers["etag"] == adapter.pop("etag")
     assert before <= adapter.pop("created_at") <= adapter.pop("updated_at") <= time.time()
-    assert {key: value for key, value in adapter.items() if key not in {"id", "size_bytes"}} == {
+    size_bytes = adapter.pop("size_bytes")
+    assert {key: value for key, value in adapter.items() if key != "id"} == {
         "object": "adapter",
         "name": "finance",
         "base_model": "tiny",
         "model": "tiny:finance",
         "status": "loading",
         "error": None,
+        "progress": {"stage": "loading", "bytes_done": size_bytes, "bytes_total": size_bytes},
+        "source": {"type": "upload"},
         "revision": 1,
         "serving_revision": None,
         "rank": 4,
@@ -260,6 +263,69 @@ def test_adapters_are_listed_newest_first(client: Client, other_client: Client) 
     listed = client.http.get("/v1/adapters").json()
     assert [adapter["name"] for adapter in listed["data"]] == ["new", "old"]
     assert (listed["first_id"], listed["last_id"]) == (new, old)
+
+
+def test_the_list_comes_in_pages(client: Client, other_client: Client) -> None:
+    ids = [client.upload(f"a{number}").json()["id"] for number in range(5)]
+    theirs = other_client.upload("theirs").json()["id"]
+    seen: list[str] = []
+    params: dict[str, str | int] = {"limit": 2, "order": "asc"}
+    while True:
+        page = client.http.get("/v1/adapters", params=params).json()
+        seen += [adapter["id"] for adapter in page["data"]]
+        assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], seen[-1])
+        if not page["has_more"]:
+            break
+        params["after"] = page["last_id"]
+    assert seen == ids
+    newest = client.http.get("/v1/adapters", params={"limit": 1}).json()
+    assert [adapter["id"] for adapter in newest["data"]] == ids[-1:]
+    assert newest["has_more"]
+    rest = client.http.get("/v1/adapters", params={"after": ids[2]}).json()
+    assert [adapter["id"] for adapter in rest["data"]] == [ids[1], ids[0]]
+    unknown = client.http.get("/v1/adapters", params={"after": "adp_nobodys"})
+    for after in (theirs, "adp_nobodys", ""):
+        answer = client.http.get("/v1/adapters", params={"after": after})
+        assert (answer.status_code, _error(answer)["param"]) == (400, "after")
+        assert answer.text.replace(f"'{after}'", "'adp_nobodys'") == unknown.text
+
+
+def test_the_list_is_of_one_base_model_or_status_if_asked_for(client: Client) -> None:
+    client.upload_as("ready", AdapterStatus.READY)
+    client.upload_as("failed", AdapterStatus.FAILED, "bad")
+    client.upload("cold", base_model="org/cold")
+
+    def listed(**params: str) -> list[str]:
+        page = client.http.get("/v1/adapters", params=params).json()
+        return [adapter["name"] for adapter in page["data"]]
+
+    assert listed() == ["cold", "failed", "ready"]
+    assert listed(base_model="org/cold") == ["cold"]
+    assert listed(base_model="tiny", order="asc") == ["ready", "failed"]
+    assert listed(status="failed") == ["failed"]
+    assert listed(status="loading", base_model="tiny") == []
+    assert listed(base_model="gone") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit", "0"),
+        ("limit", "101"),
+        ("limit", "-1"),
+        ("limit", "many"),
+        ("limit", ""),
+        ("limit", "9" * 5000),
+        ("order", "random"),
+        ("order", "DESC"),
+        ("status", "deleting"),
+        ("status", "gone"),
+        ("status", ""),
+    ],
+)
+def test_a_list_that_is_asked_for_wrongly_is_refused(client: Client, name: str, value: str) -> None:
+    answer = client.http.get("/v1/adapters", params={name: value})
+    assert (answer.status_code, _error(answer)["param"]) == (400, name)
 
 
 def test_an_adapter_is_deleted_once(client: Client) -> None:

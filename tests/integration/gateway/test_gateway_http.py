@@ -61,7 +61,7 @@ def test_a_wrong_key_is_told_before_the_body_is_read(gateway: Gateway) -> None:
         ("GET", "/docs", 404, "unknown_url"),
         ("GET", "/openapi.json", 404, "unknown_url"),
         ("GET", "/v1/chat/completions", 405, "method_not_supported"),
-        ("POST", "/v1/adapters", 405, "method_not_supported"),
+        ("PUT", "/v1/adapters", 405, "method_not_supported"),
         ("PUT", "/health/live", 405, "method_not_supported"),
     ],
 )

@@ -61,6 +61,8 @@ def add_base_model(tmp_path: Path) -> Callable[..., Path]:
     def add_base_model(arguments: object, name: str = "tiny") -> Path:
         folder = tmp_path / "model_repository" / name
         (folder / "1").mkdir(parents=True)
+        if isinstance(arguments, dict):
+            arguments = {"enable_lora": True, **arguments}
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
         (folder / "1" / "model.json").write_text(text)
         return folder
@@ -136,6 +138,48 @@ def test_weights_in_another_format_beside_them_are_left_alone(
     base = read_base_model(add_base_model({"model": "files"}), models_dir=models_dir)
 
     assert base.tensor_shapes == SHAPES
+
+
+def write_embedding_model(folder: Path) -> Path:
+    """A BERT as sentence-transformers saves it, but for its weights, which are in PyTorch's."""
+    folder.mkdir(parents=True)
+    config = {"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": 512}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "pytorch_model.bin").write_bytes(b"not read")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"enable_lora": False},
+        {"runner": "pooling"},
+        {"convert": "embed"},
+        {"convert": "classify"},
+        {"task": "embed"},
+        {"task": "score", "enable_lora": False},
+    ],
+)
+def test_an_embedding_model_and_one_without_lora_take_no_adapters_and_need_no_shapes(
+    add_base_model: AddBaseModel, models_dir: Path, arguments: dict[str, object]
+) -> None:
+    write_embedding_model(models_dir / "files")
+
+    base = read_base_model(add_base_model({"model": "files", **arguments}), models_dir=models_dir)
+
+    assert not base.takes_adapters
+    assert (base.tensor_shapes, base.max_model_len) == ({}, 512)
+
+
+def test_a_model_takes_no_adapters_unless_lora_is_enabled(
+    add_base_model: AddBaseModel, models_dir: Path
+) -> None:
+    write_model(models_dir / "files")
+    without = add_base_model(json.dumps({"model": "files"}), "without")
+    with_lora = {"model": "files", "enable_lora": True, "runner": "generate", "convert": "none"}
+
+    assert not read_base_model(without, models_dir=models_dir).takes_adapters
+    assert read_base_model(add_base_model(with_lora), models_dir=models_dir).takes_adapters
 
 
 def test_base_model_folders_are_those_with_engine_arguments(
@@ -303,6 +347,15 @@ def test_a_model_that_is_not_here_and_no_way_to_the_hub_are_a_configuration_erro
         read_base_model(add_base_model({"model": "org/tiny"}), models_dir=models_dir)
 
 
+def test_of_a_cached_model_without_adapters_only_the_config_is_needed(
+    add_base_model: AddBaseModel, models_dir: Path, hub_cache: Path
+) -> None:
+    write_embedding_model(snapshot(hub_cache))
+    folder = add_base_model({"model": "org/tiny", "runner": "pooling"})
+
+    assert read_base_model(folder, models_dir=models_dir).max_model_len == 512
+
+
 class Hub(ThreadingHTTPServer):
     """As much of the Hugging Face hub as it takes to serve one folder as "org/tiny"."""
 
@@ -397,6 +450,17 @@ def test_the_hubs_config_is_needed_only_for_the_length(
     folder = add_base_model({"model": "org/tiny", "max_model_len": 32})
 
     assert read_base_model(folder, models_dir=models_dir).max_model_len == 32
+
+
+def test_of_a_hub_model_without_adapters_only_the_config_is_fetched(
+    add_base_model: AddBaseModel, models_dir: Path, hub: Hub
+) -> None:
+    write_embedding_model(hub.folder)
+    folder = add_base_model({"model": "org/tiny", "enable_lora": False})
+
+    base = read_base_model(folder, models_dir=models_dir)
+
+    assert (base.takes_adapters, base.max_model_len) == (False, 512)
 
 
 def test_a_large_model_on_the_hub_is_not_downloaded(

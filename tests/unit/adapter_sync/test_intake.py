@@ -17,6 +17,7 @@ from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.errors import (
     AdapterExistsError,
     AdapterLimitError,
+    AdaptersNotSupportedError,
     AdapterTooLargeError,
     BaseModelNotFoundError,
     InvalidAdapterError,
@@ -212,6 +213,26 @@ def test_one_adapter_too_many_leaves_nothing_behind(
 
     assert len(registry.adapters()) == tier_named("shared").max_adapters
     assert list(blobs.digests()) == before
+    assert staged_files(staging) == []
+
+
+def test_a_base_model_that_takes_no_adapters_gets_none(
+    registry: Registry,
+    intake: Intake,
+    tenant: Tenant,
+    blobs: FolderBlobStore,
+    staging: Path,
+) -> None:
+    embedder = BaseModel(
+        name="tiny", max_lora_rank=8, max_model_len=128, tensor_shapes={}, takes_adapters=False
+    )
+    registry.put_base_model(embedder)
+
+    with pytest.raises(AdaptersNotSupportedError, match="that take adapters are: none yet"):
+        upload(intake, tenant)
+
+    assert registry.adapters() == []
+    assert list(blobs.digests()) == []
     assert staged_files(staging) == []
 
 

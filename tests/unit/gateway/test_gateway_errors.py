@@ -13,7 +13,11 @@ from adapter_sync.errors import (
     AdapterExistsError,
     AdapterLimitError,
     AdapterNotFoundError,
+    AdaptersNotSupportedError,
     AdapterTooLargeError,
+    AliasLimitError,
+    AliasNameTakenError,
+    AliasNotFoundError,
     BaseModelNotFoundError,
     ConfigurationError,
     InvalidAdapterError,
@@ -88,6 +92,22 @@ def test_every_error_class_has_a_rule(module: object) -> None:
             *(404, "invalid_request_error", None, "adapter_not_found"),
         ),
         (
+            AdaptersNotSupportedError(base_model="x", taking=["y"]),
+            *(400, "invalid_request_error", "base_model", "adapters_not_supported"),
+        ),
+        (
+            AliasNotFoundError(alias="a"),
+            *(404, "invalid_request_error", None, "alias_not_found"),
+        ),
+        (
+            AliasNameTakenError(alias="a"),
+            *(409, "invalid_request_error", "alias", "model_exists"),
+        ),
+        (
+            AliasLimitError(limit=100),
+            *(429, "insufficient_quota", None, "alias_limit_reached"),
+        ),
+        (
             InvalidApiKeyError("no"),
             *(401, "invalid_request_error", None, "invalid_api_key"),
         ),
@@ -139,6 +159,8 @@ def test_an_error_has_its_status_and_all_four_keys(
     [
         AdapterExistsError(name="a", base_model="b", adapter_id="adp_1"),
         AdapterLimitError(limit=20, tier="shared"),
+        AliasNameTakenError(alias="a"),
+        AliasLimitError(limit=100),
         AdapterFailedError(requested_model="x", reason="y"),
     ],
 )

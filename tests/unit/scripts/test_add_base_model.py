@@ -94,6 +94,13 @@ def test_everything_may_be_chosen(repository: Path) -> None:
     }
 
 
+def test_a_base_model_without_adapters_has_no_companion(repository: Path) -> None:
+    words = ["--model", "org/minilm", "--no-adapters", "--engine-argument", "runner=pooling"]
+    assert main(["minilm", *words]) == 0
+    assert engine_arguments(repository, "minilm") == {"model": "org/minilm", "runner": "pooling"}
+    assert [folder.name for folder in repository.iterdir()] == ["minilm"]
+
+
 @pytest.mark.parametrize("relative", ["./elsewhere/llama", "elsewhere/llama"])
 def test_a_folder_is_written_as_the_engine_will_find_it(
     repository: Path, weights: Path, relative: str, monkeypatch: pytest.MonkeyPatch

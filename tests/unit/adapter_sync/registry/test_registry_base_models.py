@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from adapter_sync.errors import BaseModelNotFoundError
+from adapter_sync.errors import AdaptersNotSupportedError, BaseModelNotFoundError
 from adapter_sync.record import BaseModel, Revision, Tenant
 from adapter_sync.registry import Registry
 
@@ -25,6 +25,7 @@ def test_base_models_are_sorted_by_name(registry: Registry, base: BaseModel) -> 
     [
         {"max_lora_rank": 64},
         {"max_model_len": 8192},
+        {"takes_adapters": False},
         {"tensor_shapes": {"model.norm.weight": (5,)}},
     ],
 )
@@ -54,6 +55,25 @@ def test_an_unknown_base_model_is_answered_with_the_known_ones(
     registry.put_base_model(base)
     with pytest.raises(BaseModelNotFoundError, match=r"'gpt'.*'tiny'"):
         registry.base_model("gpt")
+
+
+def test_no_adapter_is_put_on_a_base_model_that_takes_none(
+    registry: Registry, acme: Tenant, base: BaseModel, make_revision: Callable[..., Revision]
+) -> None:
+    embedder = replace(base, name="embedder", tensor_shapes={}, takes_adapters=False)
+    registry.put_base_model(embedder)
+    assert registry.base_model("embedder") == embedder
+    assert registry.base_model_for_adapters("tiny") == base
+    words = r"'embedder' takes no adapters.*take adapters are: 'tiny'\."
+    with pytest.raises(AdaptersNotSupportedError, match=words):
+        registry.base_model_for_adapters("embedder")
+    with pytest.raises(AdaptersNotSupportedError, match=words):
+        registry.create_adapter(
+            tenant=acme, name="finance", base_model="embedder", revision=make_revision()
+        )
+    with pytest.raises(BaseModelNotFoundError):
+        registry.base_model_for_adapters("gpt")
+    assert registry.adapters() == []
 
 
 def test_a_removed_base_model_leaves_its_adapters(

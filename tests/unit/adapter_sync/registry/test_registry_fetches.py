@@ -48,18 +48,18 @@ def start(
 
 def test_a_fetch_is_kept_as_it_was_asked_for(registry: Registry, acme: Tenant) -> None:
     fetch = start(registry, acme)
-    assert registry.fetch(acme.id, fetch.adapter_id) == fetch
+    assert registry.fetch(acme.id, fetch.id) == fetch
     assert (fetch.stage, fetch.bytes_done, fetch.pinned) == (FetchStage.PENDING, 0, PINNED)
     assert registry.fetches(acme.id) == [fetch]
 
 
 def test_another_tenant_sees_nothing_of_it(registry: Registry, acme: Tenant, rival: Tenant) -> None:
     fetch = start(registry, acme)
-    assert registry.fetch(rival.id, fetch.adapter_id) is None
+    assert registry.fetch(rival.id, fetch.id) is None
     assert registry.fetches(rival.id) == []
     with pytest.raises(AdapterNotFoundError):
-        registry.delete_adapter(rival.id, fetch.adapter_id)
-    assert start(registry, rival).adapter_id != fetch.adapter_id
+        registry.delete_adapter(rival.id, fetch.id)
+    assert start(registry, rival).id != fetch.id
 
 
 def test_the_oldest_is_claimed_first_and_only_once(registry: Registry, acme: Tenant) -> None:
@@ -67,10 +67,10 @@ def test_the_oldest_is_claimed_first_and_only_once(registry: Registry, acme: Ten
     second = start(registry, acme, "second")
     claimed = registry.claim_fetch()
     assert claimed is not None
-    assert (claimed.fetch.adapter_id, claimed.sealed_token) == (first.adapter_id, "sealed")
+    assert (claimed.fetch.id, claimed.sealed_token) == (first.id, "sealed")
     claimed = registry.claim_fetch()
     assert claimed is not None
-    assert claimed.fetch.adapter_id == second.adapter_id
+    assert claimed.fetch.id == second.id
     assert registry.claim_fetch() is None
     assert not registry.has_pending_fetch()
 
@@ -80,9 +80,9 @@ def test_what_a_killed_process_had_claimed_is_pending_again(
 ) -> None:
     fetch = start(registry, acme)
     registry.claim_fetch()
-    registry.set_fetch_progress(fetch.adapter_id, FetchStage.VALIDATING, 7)
+    registry.set_fetch_progress(fetch.id, FetchStage.VALIDATING, 7)
     registry.reopen_fetches()
-    reopened = registry.fetch(acme.id, fetch.adapter_id)
+    reopened = registry.fetch(acme.id, fetch.id)
     assert reopened is not None
     assert (reopened.stage, reopened.bytes_done) == (FetchStage.PENDING, 0)
 
@@ -96,10 +96,10 @@ def test_a_fetch_becomes_its_adapter_with_the_same_id(
         name="finance",
         base_model="tiny",
         revision=make_revision(),
-        fetched_id=fetch.adapter_id,
+        fetched_id=fetch.id,
     )
-    assert adapter.id == fetch.adapter_id
-    assert registry.fetch(acme.id, fetch.adapter_id) is None
+    assert adapter.id == fetch.id
+    assert registry.fetch(acme.id, fetch.id) is None
 
 
 def test_a_fetch_that_was_deleted_becomes_nothing(
@@ -107,16 +107,16 @@ def test_a_fetch_that_was_deleted_becomes_nothing(
 ) -> None:
     fetch = start(registry, acme)
     registry.claim_fetch()
-    registry.delete_adapter(acme.id, fetch.adapter_id)
+    registry.delete_adapter(acme.id, fetch.id)
     with pytest.raises(FetchGoneError):
-        registry.set_fetch_progress(fetch.adapter_id, FetchStage.FETCHING, 1)
+        registry.set_fetch_progress(fetch.id, FetchStage.FETCHING, 1)
     with pytest.raises(FetchGoneError):
         registry.create_adapter(
             tenant=acme,
             name="finance",
             base_model="tiny",
             revision=make_revision(),
-            fetched_id=fetch.adapter_id,
+            fetched_id=fetch.id,
         )
     assert registry.adapters() == []
 
@@ -125,10 +125,10 @@ def test_a_failed_fetch_says_why_forgets_its_token_and_gives_way(
     registry: Registry, acme: Tenant
 ) -> None:
     fetch = start(registry, acme, sealed_token="sealed")
-    with pytest.raises(FetchInProgressError, match=fetch.adapter_id):
+    with pytest.raises(FetchInProgressError, match=fetch.id):
         start(registry, acme)
-    registry.fail_fetch(fetch.adapter_id, code="invalid_adapter", message="no lora_A")
-    failed = registry.fetch(acme.id, fetch.adapter_id)
+    registry.fail_fetch(fetch.id, code="invalid_adapter", message="no lora_A")
+    failed = registry.fetch(acme.id, fetch.id)
     assert failed is not None
     assert (failed.stage, failed.error_code) == (FetchStage.FAILED, "invalid_adapter")
     assert registry.claim_fetch() is None
@@ -151,7 +151,7 @@ def test_a_new_revision_is_fetched_only_when_told_to_replace(
         start(registry, acme, overwrite=Overwrite(replace=True, if_match=frozenset({'"x"'})))
     overwrite = Overwrite(replace=True, if_match=frozenset({adapter.etag}))
     fetch = start(registry, acme, overwrite=overwrite)
-    assert fetch.adapter_id == adapter.id
+    assert fetch.id == adapter.id
     claimed = registry.claim_fetch()
     assert claimed is not None
     assert claimed.overwrite == overwrite
@@ -161,7 +161,7 @@ def test_a_new_revision_is_fetched_only_when_told_to_replace(
         base_model="tiny",
         revision=make_revision("other"),
         overwrite=overwrite,
-        fetched_id=fetch.adapter_id,
+        fetched_id=fetch.id,
     )
     assert (replaced.id, replaced.revision.number) == (adapter.id, 2)
 

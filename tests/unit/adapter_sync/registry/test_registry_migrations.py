@@ -15,7 +15,7 @@ from sqlalchemy import inspect
 
 import adapter_sync
 from adapter_sync.errors import ConfigurationError
-from adapter_sync.record import AdapterStatus
+from adapter_sync.record import AdapterStatus, BaseModel
 from adapter_sync.registry import Registry, migrations
 from adapter_sync.registry.database import Database
 from adapter_sync.registry.migrations import upgrade
@@ -123,6 +123,23 @@ def test_an_upgrade_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None
     engine.dispose()
     assert tables(file) == set()
     Registry.open(f"sqlite:///{file}").close()
+
+
+def test_base_models_of_the_first_schema_take_adapters(
+    registry_url: str, registry_file: Path
+) -> None:
+    registry_file.parent.mkdir()
+    engine = sqlite_engine(registry_file)
+    with writing(engine).begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO base_models VALUES ('tiny', 8, 64, '{}')")
+    engine.dispose()
+    with closing(Registry.open(registry_url)) as registry:
+        assert registry.base_model("tiny") == BaseModel(
+            name="tiny", max_lora_rank=8, max_model_len=64, tensor_shapes={}, takes_adapters=True
+        )
 
 
 def test_four_processes_may_open_a_fresh_registry_at_once(
