@@ -72,29 +72,43 @@ class Client:
             yield answer
 
     def upload(
-        self, name: str, weights: bytes | None = None, *, prefer: str = "wait=0", **fields: str
+        self,
+        name: str,
+        weights: bytes | None = None,
+        *,
+        prefer: str = "wait=0",
+        if_match: str | None = None,
+        **fields: str,
     ) -> httpx.Response:
         return self.http.post(
             "/v1/adapters/upload",
             data={"name": name, "base_model": BASE_MODEL, **fields},
             files={"file": ("adapter_model.safetensors", weights or adapter_weights())},
-            headers={"prefer": prefer},
+            headers={"prefer": prefer} | ({} if if_match is None else {"if-match": if_match}),
         )
 
-    def upload_as(self, name: str, status: AdapterStatus, reason: str | None = None) -> Adapter:
-        """Upload an adapter and put it into a status, as adapter_sync would."""
-        uploaded = self.upload(name)
-        assert uploaded.status_code == 201, uploaded.text
-        adapter = self.registry.adapter(self.tenant.id, uploaded.json()["id"])
+    def replace(self, name: str, seed: int, **options: str) -> httpx.Response:
+        """Upload other weights in the place of what is there."""
+        return self.upload(name, adapter_weights(seed=seed), replace="true", **options)
+
+    def report(self, adapter_id: str, status: AdapterStatus, reason: str | None = None) -> Adapter:
+        """Put the adapter's newest revision into a status, as adapter_sync would."""
+        adapter = self.registry.adapter(self.tenant.id, adapter_id)
         self.registry.set_adapter_status(
             adapter.id, adapter.revision.digest, status, error_code=reason, error_message=reason
         )
         return self.registry.adapter(self.tenant.id, adapter.id)
 
+    def upload_as(self, name: str, status: AdapterStatus, reason: str | None = None) -> Adapter:
+        """Upload an adapter and put it into a status, as adapter_sync would."""
+        uploaded = self.upload(name)
+        assert uploaded.status_code == 201, uploaded.text
+        return self.report(uploaded.json()["id"], status, reason)
 
-def adapter_weights(rank: int = 4, hidden: int = HIDDEN) -> bytes:
+
+def adapter_weights(rank: int = 4, hidden: int = HIDDEN, seed: int = 0) -> bytes:
     """A LoRA adapter, which fits BASE_MODEL unless told otherwise."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     prefix = "base_model.model.model.layers.0.self_attn.q_proj"
     return save(
         {

@@ -6,7 +6,7 @@ What it does is chosen by the last message of each request, so tests share no st
 import json
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,6 +34,8 @@ class Exchange:
     context: Any
     cancelled: threading.Event
     ended_here: threading.Event
+    attempt: int
+    """1 for the first request of this prompt."""
 
     @property
     def stream(self) -> bool:
@@ -45,6 +47,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     def __init__(self) -> None:
         self.exchanges: dict[str, Exchange] = {}
+        self.attempts: Counter[str] = Counter()
         self._arrived: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
     def wait_for(self, prompt: str) -> Exchange:
@@ -59,6 +62,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         message = next(requests)
         request = json.loads(message.raw_input_contents[0][4:])
         cancelled = threading.Event()
+        prompt = request["body"]["messages"][-1]["content"]
+        self.attempts[prompt] += 1
         exchange = Exchange(
             base_model=message.model_name,
             request=request,
@@ -66,9 +71,9 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             context=context,
             cancelled=cancelled,
             ended_here=threading.Event(),
+            attempt=self.attempts[prompt],
         )
         context.add_callback(cancelled.set)
-        prompt = request["body"]["messages"][-1]["content"]
         self.exchanges[prompt] = exchange
         self._arrived[prompt].set()
         yield from SCRIPTS[prompt.partition("#")[0]](exchange)
@@ -179,6 +184,15 @@ def _slow_refusal(exchange: Exchange) -> Iterator[Response]:
     yield from _refuses(exchange, status=400, code=400)
 
 
+def _replaced(exchange: Exchange, *, times: int) -> Iterator[Response]:
+    """The engine lets go of the adapter while the request is on its way."""
+    if exchange.attempt > times:
+        yield from _hello(exchange)
+    else:
+        time.sleep(0.7)
+        yield from _refuses(exchange, status=404, code="adapter_not_loaded")
+
+
 def _goes_on(exchange: Exchange) -> Iterator[Response]:
     yield from _starts_then(exchange)
     while not exchange.cancelled.wait(0.02):
@@ -193,6 +207,9 @@ SCRIPTS: Mapping[str, Script] = {
     "slow refusal": _slow_refusal,
     "crashed": lambda exchange: _refuses(exchange, status=500, code=500),
     "not loaded": lambda exchange: _refuses(exchange, status=404, code="adapter_not_loaded"),
+    "replaced": lambda exchange: _replaced(exchange, times=1),
+    "replaced twice": lambda exchange: _replaced(exchange, times=2),
+    "always replaced": lambda exchange: _replaced(exchange, times=100),
     "error": lambda _: iter([Response(error_message="unknown model in /srv/triton")]),
     "no status": lambda _: iter([response(b"{}", final=True)]),
     "only final": lambda _: iter([response(final=True)]),

@@ -1,5 +1,6 @@
 """The way in: what an accepted upload leaves behind, and that a refused one leaves nothing."""
 
+import contextlib
 import hashlib
 import json
 import signal
@@ -23,13 +24,23 @@ from adapter_sync.errors import (
     InvalidAdapterError,
     InvalidNameError,
     LoraServerError,
+    PreconditionFailedError,
+    RevisionNotFoundError,
 )
 from adapter_sync.intake import AdapterFiles, Intake
-from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Tenant
+from adapter_sync.record import (
+    CREATE_ONLY,
+    Adapter,
+    AdapterStatus,
+    BaseModel,
+    Overwrite,
+    Tenant,
+)
 from adapter_sync.registry import Registry
 from adapter_sync.staging import blobs_lock
 from adapter_sync.tiers import tier_named
 
+REPLACE = Overwrite(replace=True)
 MODULE = "model.layers.0.mlp.up_proj"
 HOLD_A_STAGING_FILE = """
 import sys, pathlib
@@ -90,6 +101,7 @@ def upload(
     data: bytes | None = None,
     config: bytes | None = None,
     size_bytes: int | None = None,
+    overwrite: Overwrite = CREATE_ONLY,
 ) -> Adapter:
     """What the gateway does with an upload; `size_bytes` makes the file longer, with a hole."""
     data = adapter_bytes() if data is None else data
@@ -105,6 +117,7 @@ def upload(
             files=AdapterFiles(
                 weights=staged, weights_sha256=hashlib.sha256(data).hexdigest(), config=config
             ),
+            overwrite=overwrite,
         )
 
 
@@ -389,3 +402,83 @@ def test_deleting_and_uploading_the_same_content_at_once_never_loses_a_blob(
         assert registry.adapters() == [adapter]
         assert blobs.path(adapter.revision.weights_blob).is_file()
         assert blobs.path(adapter.revision.config_blob).is_file()
+
+
+def blobs_of(registry: Registry, adapter: Adapter) -> set[str]:
+    kept = [each.revision for each in registry.revisions(adapter.tenant_id, adapter.id)]
+    return {each.config_blob for each in kept} | {each.weights_blob for each in kept}
+
+
+def test_a_replacement_keeps_the_blobs_of_what_it_replaces(
+    intake: Intake, registry: Registry, blobs: FolderBlobStore, tenant: Tenant, staging: Path
+) -> None:
+    first = upload(intake, tenant)
+    second = upload(intake, tenant, data=adapter_bytes(2.0), overwrite=REPLACE)
+    assert (second.id, second.revision.number) == (first.id, 2)
+    assert set(blobs.digests()) == blobs_of(registry, second)
+    assert blobs.path(first.revision.weights_blob).is_file()
+    assert staged_files(staging) == []
+
+
+def test_revisions_that_are_too_old_go_with_the_blobs_that_only_they_used(
+    intake: Intake, registry: Registry, blobs: FolderBlobStore, tenant: Tenant
+) -> None:
+    neighbour = upload(intake, tenant, name="neighbour", data=adapter_bytes(1.0))
+    for value in range(7):
+        adapter = upload(intake, tenant, data=adapter_bytes(float(value)), overwrite=REPLACE)
+    kept = registry.revisions(tenant.id, adapter.id)
+    assert [each.revision.number for each in kept] == [7, 6, 5]
+    assert set(blobs.digests()) == blobs_of(registry, adapter) | blobs_of(registry, neighbour)
+
+
+def test_a_refused_replacement_leaves_everything_as_it_was(
+    intake: Intake, registry: Registry, blobs: FolderBlobStore, tenant: Tenant, staging: Path
+) -> None:
+    first = upload(intake, tenant)
+    before = list(blobs.digests())
+    outdated = Overwrite(replace=True, if_match=frozenset({'"outdated"'}))
+    for data in (adapter_bytes(2.0), adapter_bytes()):
+        with pytest.raises(PreconditionFailedError):
+            upload(intake, tenant, data=data, overwrite=outdated)
+    with pytest.raises(InvalidAdapterError):
+        upload(intake, tenant, data=b"no adapter", overwrite=REPLACE)
+    assert registry.adapters() == [first]
+    assert list(blobs.digests()) == before
+    assert staged_files(staging) == []
+
+
+def test_going_back_prunes_too_and_waits_for_whoever_changes_the_blobs(
+    intake: Intake, registry: Registry, blobs: FolderBlobStore, tenant: Tenant, staging: Path
+) -> None:
+    for value in (1.0, 2.0, 3.0):
+        adapter = upload(intake, tenant, data=adapter_bytes(value), overwrite=REPLACE)
+    thread = threading.Thread(target=intake.roll_back, args=(tenant, adapter.id, 2))
+    with blobs_lock(staging):
+        thread.start()
+        thread.join(timeout=0.5)
+        assert registry.adapters() == [adapter]
+    thread.join(timeout=30)
+    kept = registry.revisions(tenant.id, adapter.id)
+    assert [each.revision.number for each in kept] == [4, 3, 2]
+    assert kept[0].revision.weights_blob == kept[2].revision.weights_blob
+    assert set(blobs.digests()) == blobs_of(registry, adapter)
+
+
+def test_going_back_while_others_replace_never_loses_a_blob(
+    intake: Intake, registry: Registry, blobs: FolderBlobStore, tenant: Tenant
+) -> None:
+    adapter = upload(intake, tenant)
+    upload(intake, tenant, data=adapter_bytes(2.0), overwrite=REPLACE)
+
+    def go_back() -> None:
+        for _ in range(10):
+            kept = registry.revisions(tenant.id, adapter.id)
+            with contextlib.suppress(RevisionNotFoundError):
+                intake.roll_back(tenant, adapter.id, kept[-1].revision.number)
+
+    thread = threading.Thread(target=go_back)
+    thread.start()
+    for value in range(10):
+        upload(intake, tenant, data=adapter_bytes(float(value)), overwrite=REPLACE)
+    thread.join(timeout=30)
+    assert set(blobs.digests()) == blobs_of(registry, adapter)

@@ -207,6 +207,19 @@ def test_a_peft_folder_is_uploaded_and_waited_for(
     assert blobs.path(adapter.revision.config_blob).is_file()
 
 
+def test_an_adapter_is_replaced_only_when_told_to(
+    registry: Registry, acme: str, peft_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(upload(peft_folder, "--wait", "0")) == 0
+    assert main(upload(peft_folder, "--wait", "0")) == 1
+    assert "There is already an adapter 'finance'" in capsys.readouterr().err
+    assert [each.revision.number for each in registry.adapters()] == [1]
+    with engine_that_answers(registry, AdapterStatus.READY):
+        assert main(upload(peft_folder, "--replace")) == 0
+    [adapter] = registry.adapters(registry.tenant(acme).id)
+    assert (adapter.revision.number, adapter.serving) == (2, adapter.revision)
+
+
 def test_a_config_that_lies_beside_a_file_is_used_only_when_given(
     registry: Registry, acme: str, peft_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,11 +70,24 @@ def test_the_file_arrives_whole_in_pieces_of_any_size(
 
 def test_the_optional_fields_may_be_absent(tmp_path: Path) -> None:
     uploaded = _upload(_body(*GOOD), tmp_path)
-    assert (uploaded.config, uploaded.lora_alpha) == (None, None)
+    assert (uploaded.config, uploaded.lora_alpha, uploaded.replace) == (None, None, False)
 
 
 def test_lora_alpha_is_a_number(tmp_path: Path) -> None:
     assert _upload(_body(*GOOD, ("lora_alpha", b"16.5")), tmp_path).lora_alpha == 16.5
+
+
+@pytest.mark.parametrize(
+    ("text", "replace"),
+    [(b"true", True), (b"TRUE", True), (b"1", True), (b"false", False), (b"0", False)],
+)
+def test_replace_is_true_or_false(tmp_path: Path, text: bytes, *, replace: bool) -> None:
+    assert _upload(_body(*GOOD, ("replace", text)), tmp_path).replace is replace
+
+
+@pytest.mark.parametrize("text", [b"yes", b"2", b"true ", b"\xff"])
+def test_another_replace_is_refused(tmp_path: Path, text: bytes) -> None:
+    assert _refusal(_body(*GOOD, ("replace", text)), tmp_path).param == "replace"
 
 
 @pytest.mark.parametrize("name", ["name", "base_model", "file"])
@@ -83,7 +96,7 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
     assert (error.param, error.code) == (name, "missing_required_parameter")
 
 
-@pytest.mark.parametrize("name", ["name", "base_model", "file", "config", "lora_alpha"])
+@pytest.mark.parametrize("name", ["name", "base_model", "file", "config", "lora_alpha", "replace"])
 def test_an_empty_field_is_named(tmp_path: Path, name: str) -> None:
     others = (field for field in GOOD if field[0] != name)
     error = _refusal(_body((name, b""), *others), tmp_path)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from threading import Barrier
 
 import pytest
@@ -66,7 +67,7 @@ def test_replacing_what_is_not_there_creates_it(registry: Registry, put: Put) ->
 
 
 def test_a_replacement_is_the_next_revision_of_the_same_adapter(
-    registry: Registry, registry_url: str, put: Put
+    registry_url: str, put: Put
 ) -> None:
     first = put("one")
     second = put("two")
@@ -227,15 +228,11 @@ def test_of_writers_that_saw_the_same_state_exactly_one_wins(registry: Registry,
     put("one")
     for number in range(10):
         seen = put(f"seen {number}")
-        if_match = frozenset({seen.etag})
-
-        def replacing(weights: str, if_match: frozenset[str] = if_match) -> Callable[[], object]:
-            return lambda: put(weights, if_match=if_match)
-
-        def rolling_back(if_match: frozenset[str] = if_match) -> object:
-            return registry.roll_back_adapter(seen.tenant_id, seen.id, if_match=if_match)
-
-        won = race([replacing("a"), replacing("b"), replacing("c"), rolling_back, rolling_back])
+        replacing = partial(put, "new", if_match=frozenset({seen.etag}))
+        rolling_back = partial(
+            registry.roll_back_adapter, seen.tenant_id, seen.id, if_match=frozenset({seen.etag})
+        )
+        won = race([replacing, replacing, replacing, rolling_back, rolling_back])
         assert won.count(True) == 1
         newest = registry.adapter(seen.tenant_id, seen.id).revision.number
         assert newest == seen.revision.number + 1
@@ -247,16 +244,9 @@ def test_a_delete_and_a_replacement_of_the_same_state_never_both_win(
     for number in range(10):
         seen = put(f"seen {number}", name=f"n{number}")
         if_match = frozenset({seen.etag})
-        won = race(
-            [
-                lambda seen=seen, if_match=if_match: put(  # type: ignore[misc]
-                    "new", name=seen.name, if_match=if_match
-                ),
-                lambda seen=seen, if_match=if_match: registry.delete_adapter(  # type: ignore[misc]
-                    seen.tenant_id, seen.id, if_match=if_match
-                ),
-            ]
-        )
+        replacing = partial(put, "new", name=seen.name, if_match=if_match)
+        deleting = partial(registry.delete_adapter, seen.tenant_id, seen.id, if_match=if_match)
+        won = race([replacing, deleting])
         assert sorted(won) == [False, True]
 
 
@@ -264,7 +254,7 @@ def test_replacements_at_the_same_time_have_numbers_of_their_own(
     registry: Registry, put: Put
 ) -> None:
     first = put("one")
-    made = race([lambda number=number: put(f"w{number}") for number in range(8)])  # type: ignore[misc]
+    made = race([partial(put, f"w{number}") for number in range(8)])
     assert all(made)
     assert numbers(registry, first) == list(range(9, 0, -1))
 
