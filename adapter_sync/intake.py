@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Self
 
 import structlog
 
@@ -31,6 +32,10 @@ class Intake:
         self._blobs = blobs
         self._staging = staging
         self._uploads = staging / "uploads"
+
+    def acting_as(self, actor: str) -> Self:
+        """The same way in, for what this actor sends."""
+        return type(self)(self._registry.acting_as(actor), self._blobs, self._staging)
 
     def staging_file(self) -> AbstractContextManager[Path]:
         """An empty file to receive an upload in; removed at the end if it is still there."""
@@ -60,8 +65,8 @@ class Intake:
             lora_alpha: the sender's word on it, for an upload without a config.
 
         Raises:
-            InvalidNameError, BaseModelNotFoundError, UnknownTierError, AdapterTooLargeError,
-            InvalidAdapterError, AdapterExistsError, AdapterLimitError.
+            InvalidNameError, TenantNotFoundError, BaseModelNotFoundError, UnknownTierError,
+            AdapterTooLargeError, InvalidAdapterError, AdapterExistsError, AdapterLimitError.
 
         """
         check_adapter_name(name)

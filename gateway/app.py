@@ -1,11 +1,12 @@
 """The composition: routes, middlewares and what they work with."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -18,11 +19,13 @@ from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
 from gateway.access_log import AccessLog
 from gateway.adapters import delete_adapter, list_adapters, show_adapter
-from gateway.auth import Authentication
+from gateway.admin import ADMIN_ROUTES
+from gateway.auth import Authentication, require_admin
 from gateway.base_models import BaseModels
 from gateway.chat import create_chat_completion
 from gateway.errors import handle_error
 from gateway.health import live, ready
+from gateway.key_uses import KeyUses
 from gateway.limits import Limits
 from gateway.models import list_models
 from gateway.request_id import RequestId
@@ -54,6 +57,9 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
     )
     for method, path, endpoint in _ROUTES:
         app.add_api_route(path, endpoint, methods=[method])
+    # Without a key there is nothing below /admin to find.
+    for method, path, endpoint in ADMIN_ROUTES if settings.lora_admin_key else ():
+        app.add_api_route(path, endpoint, methods=[method], dependencies=[Depends(require_admin)])
     # The last one added is the outermost.
     for middleware in (Authentication, AccessLog, RequestId):
         app.add_middleware(middleware)
@@ -69,21 +75,36 @@ async def open_services(settings: Settings, limits: Limits) -> AsyncIterator[Ser
         blobs = FolderBlobStore(settings.blobs_folder)
         intake = Intake(registry, blobs, settings.staging_folder)
         await to_thread.run_sync(intake.remove_leftovers)
-        yield Services(
-            registry=registry,
-            base_models=BaseModels(registry),
-            intake=intake,
-            engine=triton,
-            cache_salt_key=await to_thread.run_sync(
-                load_secret_key, settings.lora_data_dir.resolve()
-            ),
-            limits=limits,
-            upload_threads=CapacityLimiter(limits.upload_threads),
-            started_at=int(time.time()),
-        )
+        async with _written_key_uses(registry) as key_uses:
+            yield Services(
+                registry=registry,
+                base_models=BaseModels(registry),
+                intake=intake,
+                engine=triton,
+                cache_salt_key=await to_thread.run_sync(
+                    load_secret_key, settings.lora_data_dir.resolve()
+                ),
+                limits=limits,
+                upload_threads=CapacityLimiter(limits.upload_threads),
+                started_at=int(time.time()),
+                admin_key=settings.lora_admin_key,
+                key_uses=key_uses,
+            )
     finally:
         await triton.close()
         await to_thread.run_sync(registry.close)
+
+
+@asynccontextmanager
+async def _written_key_uses(registry: Registry) -> AsyncIterator[KeyUses]:
+    key_uses = KeyUses(registry)
+    writer = asyncio.create_task(key_uses.keep_writing())
+    try:
+        yield key_uses
+    finally:
+        writer.cancel()
+        with suppress(asyncio.CancelledError):
+            await writer
 
 
 def _lifespan(

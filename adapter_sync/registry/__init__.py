@@ -1,5 +1,6 @@
 """The registry's public face: Registry. Its tables and its SQL stay inside."""
 
+from adapter_sync.registry.adapters import AdapterFilter
 from adapter_sync.registry.registry import Registry
 
-__all__ = ["Registry"]
+__all__ = ["AdapterFilter", "Registry"]

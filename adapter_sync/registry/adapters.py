@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
 
 from adapter_sync.errors import AdapterExistsError, AdapterLimitError, AdapterNotFoundError
-from adapter_sync.record import Adapter, AdapterStatus, Revision, Tenant, check_adapter_name
+from adapter_sync.record import (
+    Adapter,
+    AdapterStatus,
+    Page,
+    Revision,
+    Tenant,
+    check_adapter_name,
+)
 from adapter_sync.registry.adapter_rows import (
     SELECT_ADAPTERS,
     adapter_of,
@@ -19,7 +26,9 @@ from adapter_sync.registry.adapter_rows import (
 )
 from adapter_sync.registry.base_models import require_base_model
 from adapter_sync.registry.keys import new_id
+from adapter_sync.registry.pages import newest_first, page_of
 from adapter_sync.registry.tables import NOT_DELETING, adapters, revisions
+from adapter_sync.registry.tenants import require_live
 from adapter_sync.tiers import tier_named
 
 
@@ -32,14 +41,25 @@ class AdapterState:
     error_message: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFilter:
+    """Which adapters; None leaves a question open."""
+
+    tenant_id: str | None = None
+    base_model: str | None = None
+    status: AdapterStatus | None = None
+
+
 def insert_adapter(
     connection: Connection, *, tenant: Tenant, name: str, base_model: str, revision: Revision
 ) -> Adapter:
     """An adapter that is loading.
 
-    Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError.
+    Raises InvalidNameError, TenantNotFoundError, BaseModelNotFoundError, AdapterExistsError,
+    AdapterLimitError.
     """
     check_adapter_name(name)
+    require_live(connection, tenant)
     require_base_model(connection, base_model)
     _require_free_name(connection, tenant_id=tenant.id, base_model=base_model, name=name)
     _require_room(connection, tenant)
@@ -88,6 +108,32 @@ def select_adapters(connection: Connection, tenant_id: str | None) -> list[Adapt
         query = query.where(adapters.c.tenant_id == tenant_id)
     query = query.order_by(adapters.c.created_at.desc(), adapters.c.id)
     return [adapter_of(row) for row in connection.execute(query)]
+
+
+def select_adapter_page(
+    connection: Connection, where: AdapterFilter, *, limit: int, after: str | None
+) -> Page[Adapter]:
+    """Every tenant's adapters, the newest first, those being deleted only when asked for.
+
+    Raises UnknownCursorError.
+    """
+    wanted = {
+        adapters.c.tenant_id: where.tenant_id,
+        adapters.c.base_model: where.base_model,
+        adapters.c.status: where.status and where.status.value,
+    }
+    query = SELECT_ADAPTERS.where(
+        *(column == value for column, value in wanted.items() if value is not None)
+    )
+    if where.status is None:
+        query = query.where(NOT_DELETING)
+    query = newest_first(connection, query, adapters.c.created_at, adapters.c.id, after=after)
+    return page_of(connection, query, adapter_of, limit=limit)
+
+
+def select_any_adapter(connection: Connection, adapter_id: str) -> Adapter:
+    """Whoever's it is. Raises AdapterNotFoundError, also for one being deleted."""
+    return _one(connection, and_(adapters.c.id == adapter_id, NOT_DELETING), asked_for=adapter_id)
 
 
 def select_adapters_on(connection: Connection, base_model: str) -> list[Adapter]:

@@ -3,12 +3,28 @@
 Each method is one transaction. Any thread of any process may call any of them at any time.
 """
 
+from collections.abc import Collection
+from datetime import datetime
 from typing import Self
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
-from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Revision, Tenant
+from adapter_sync.errors import TenantHasAdaptersError
+from adapter_sync.record import (
+    SYSTEM,
+    Adapter,
+    AdapterStatus,
+    ApiKey,
+    AuditEntry,
+    BaseModel,
+    Caller,
+    IssuedKey,
+    Page,
+    Revision,
+    Tenant,
+)
 from adapter_sync.registry.adapters import (
+    AdapterFilter,
     AdapterState,
     delete_deleting,
     insert_adapter,
@@ -16,10 +32,21 @@ from adapter_sync.registry.adapters import (
     mark_deleting,
     select_adapter,
     select_adapter_named,
+    select_adapter_page,
     select_adapters,
     select_adapters_on,
+    select_any_adapter,
     update_state,
 )
+from adapter_sync.registry.api_keys import (
+    insert_key,
+    revoke,
+    select_caller,
+    select_key,
+    select_keys,
+    update_last_use,
+)
+from adapter_sync.registry.audit import insert_entry, select_entries
 from adapter_sync.registry.base_models import (
     delete_base_model,
     select_base_model,
@@ -29,19 +56,20 @@ from adapter_sync.registry.base_models import (
 from adapter_sync.registry.database import Database
 from adapter_sync.registry.tables import change_counter
 from adapter_sync.registry.tenants import (
-    insert_key,
     insert_tenant,
+    mark_deleted,
     select_tenant,
-    select_tenant_of_key,
     select_tenants,
+    update_tier,
 )
 
 
 class Registry:
-    """The registry on one database."""
+    """The registry on one database, used by one actor: each change is in the audit as its own."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, actor: str = SYSTEM) -> None:
         self._database = database
+        self._actor = actor
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -50,6 +78,10 @@ class Registry:
         Safe when several processes open it at once. Raises ConfigurationError.
         """
         return cls(Database.open(url))
+
+    def acting_as(self, actor: str) -> Self:
+        """The same registry, with the same connections, for another actor."""
+        return type(self)(self._database, actor)
 
     def close(self) -> None:
         """Close every connection."""
@@ -64,7 +96,9 @@ class Registry:
     def create_tenant(self, name: str, tier: str) -> Tenant:
         """Raises InvalidNameError, UnknownTierError, TenantExistsError."""
         with self._database.writing() as connection:
-            return insert_tenant(connection, name=name, tier=tier)
+            tenant = insert_tenant(connection, name=name, tier=tier)
+            self._audit(connection, "tenant.created", tenant.id, tenant.id, tier=tenant.tier)
+            return tenant
 
     def tenant(self, name: str) -> Tenant:
         """Raises TenantNotFoundError."""
@@ -76,18 +110,90 @@ class Registry:
         with self._database.reading() as connection:
             return select_tenants(connection)
 
+    def set_tier(self, tenant_name: str, tier: str) -> Tenant:
+        """The tenant with that tier. Raises TenantNotFoundError, UnknownTierError."""
+        with self._database.writing() as connection:
+            tenant = select_tenant(connection, tenant_name)
+            if not update_tier(connection, tenant, tier):
+                return tenant
+            self._audit(
+                connection, "tenant.tier_changed", tenant.id, tenant.id, tier=tier, was=tenant.tier
+            )
+            return select_tenant(connection, tenant_name)
+
+    def delete_tenant(self, name: str, *, with_adapters: bool = False) -> Tenant:
+        """The tenant that is no more; its keys are revoked, its name is free.
+
+        Raises TenantNotFoundError, and TenantHasAdaptersError unless they are to go with it.
+        """
+        # `changing`, so that no adapter comes in between.
+        with self._database.changing() as connection:
+            tenant = select_tenant(connection, name)
+            adapters = select_adapters(connection, tenant.id)
+            if adapters and not with_adapters:
+                raise TenantHasAdaptersError(name=name, count=len(adapters))
+            for adapter in adapters:
+                self._delete_adapter(connection, adapter)
+            for key in select_keys(connection, tenant, limit=None, after=None).items:
+                self._revoke(connection, key)
+            self._audit(connection, "tenant.deleted", tenant.id, tenant.id, tier=tenant.tier)
+            mark_deleted(connection, tenant)
+            return tenant
+
     def create_key(self, tenant_name: str) -> str:
         """A new key, `pk-<id>-<secret>`; nobody can ask for it again.
 
         Raises TenantNotFoundError.
         """
-        with self._database.writing() as connection:
-            return insert_key(connection, tenant_name)
+        return self.issue_key(tenant_name).text
 
-    def tenant_of_key(self, api_key: str) -> Tenant:
-        """Raises InvalidApiKeyError."""
+    def issue_key(
+        self, tenant_name: str, *, name: str | None = None, expires_at: datetime | None = None
+    ) -> IssuedKey:
+        """A new key, with all that is known of it.
+
+        Raises TenantNotFoundError, InvalidNameError.
+        """
+        with self._database.writing() as connection:
+            tenant = select_tenant(connection, tenant_name)
+            issued = insert_key(connection, tenant, name=name, expires_at=expires_at)
+            expiry = None if expires_at is None else int(expires_at.timestamp())
+            self._audit(
+                connection, "key.created", tenant.id, issued.key.id, name=name, expires_at=expiry
+            )
+            return issued
+
+    def caller(self, api_key: str) -> Caller:
+        """Who has that key. Raises InvalidApiKeyError, also for one that is no longer valid."""
         with self._database.reading() as connection:
-            return select_tenant_of_key(connection, api_key)
+            return select_caller(connection, api_key)
+
+    def keys(
+        self, tenant_name: str, *, limit: int | None = None, after: str | None = None
+    ) -> Page[ApiKey]:
+        """A tenant's keys, the newest first, also those that are no longer valid.
+
+        Raises TenantNotFoundError, UnknownCursorError.
+        """
+        with self._database.reading() as connection:
+            tenant = select_tenant(connection, tenant_name)
+            return select_keys(connection, tenant, limit=limit, after=after)
+
+    def revoke_key(self, key_id: str) -> ApiKey:
+        """The key, revoked from now on or since before. Raises KeyNotFoundError."""
+        with self._database.writing() as connection:
+            self._revoke(connection, select_key(connection, key_id))
+            return select_key(connection, key_id)
+
+    def note_key_uses(self, key_ids: Collection[str], at: datetime) -> None:
+        """Keep that these keys were used, at most once a minute for each."""
+        with self._database.writing() as connection:
+            update_last_use(connection, key_ids, at)
+
+    def audit(self, *, limit: int | None = None, before: int | None = None) -> Page[AuditEntry]:
+        """Who changed what, the newest first; what came before an entry's id if one is given."""
+        with self._database.reading() as connection:
+            return select_entries(connection, limit=limit, before=before)
 
     def put_base_model(self, base: BaseModel) -> None:
         """Add it, or replace the one of its name where it differs."""
@@ -116,12 +222,15 @@ class Registry:
     ) -> Adapter:
         """A new adapter, loading. Adapters being deleted neither count nor hold their name.
 
-        Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError.
+        Raises InvalidNameError, TenantNotFoundError, BaseModelNotFoundError, AdapterExistsError,
+        AdapterLimitError.
         """
         with self._database.changing() as connection:
-            return insert_adapter(
+            adapter = insert_adapter(
                 connection, tenant=tenant, name=name, base_model=base_model, revision=revision
             )
+            self._audit_adapter(connection, "adapter.created", adapter)
+            return adapter
 
     def adapter(self, tenant_id: str, adapter_id: str) -> Adapter:
         """Raises AdapterNotFoundError, also for another tenant's and for one being deleted."""
@@ -148,7 +257,23 @@ class Registry:
     def delete_adapter(self, tenant_id: str, adapter_id: str) -> Adapter:
         """The adapter, deleting from now on. Raises AdapterNotFoundError."""
         with self._database.changing() as connection:
-            return mark_deleting(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+            adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+            return self._delete_adapter(connection, adapter)
+
+    def adapter_page(
+        self, where: AdapterFilter, *, limit: int, after: str | None = None
+    ) -> Page[Adapter]:
+        """Every tenant's adapters, the newest first, those being deleted only when asked for.
+
+        Raises UnknownCursorError.
+        """
+        with self._database.reading() as connection:
+            return select_adapter_page(connection, where, limit=limit, after=after)
+
+    def delete_any_adapter(self, adapter_id: str) -> Adapter:
+        """The adapter, whoever's it is, deleting from now on. Raises AdapterNotFoundError."""
+        with self._database.changing() as connection:
+            return self._delete_adapter(connection, select_any_adapter(connection, adapter_id))
 
     def set_adapter_status(
         self,
@@ -185,3 +310,35 @@ class Registry:
         """Whether an adapter's revision has this blob (SHA-256) as its config or its weights."""
         with self._database.reading() as connection:
             return is_blob_used(connection, digest)
+
+    def _delete_adapter(self, connection: Connection, adapter: Adapter) -> Adapter:
+        self._audit_adapter(connection, "adapter.deleted", adapter)
+        return mark_deleting(connection, tenant_id=adapter.tenant_id, adapter_id=adapter.id)
+
+    def _revoke(self, connection: Connection, key: ApiKey) -> None:
+        if revoke(connection, key):
+            self._audit(connection, "key.revoked", key.tenant_id, key.id, name=key.name)
+
+    def _audit_adapter(self, connection: Connection, action: str, adapter: Adapter) -> None:
+        self._audit(
+            connection,
+            action,
+            adapter.tenant_id,
+            adapter.id,
+            model=adapter.requested_model,
+            revision=adapter.revision.number,
+            digest=adapter.revision.digest,
+        )
+
+    def _audit(
+        self, connection: Connection, action: str, tenant_id: str, object_id: str, **details: object
+    ) -> None:
+        """In the transaction of the change: neither is there without the other."""
+        insert_entry(
+            connection,
+            actor=self._actor,
+            action=action,
+            tenant_id=tenant_id,
+            object_id=object_id,
+            details=details,
+        )
