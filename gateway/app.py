@@ -1,9 +1,8 @@
 """The composition: routes, middlewares and what they work with."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI
@@ -75,36 +74,23 @@ async def open_services(settings: Settings, limits: Limits) -> AsyncIterator[Ser
         blobs = FolderBlobStore(settings.blobs_folder)
         intake = Intake(registry, blobs, settings.staging_folder)
         await to_thread.run_sync(intake.remove_leftovers)
-        async with _written_key_uses(registry) as key_uses:
-            yield Services(
-                registry=registry,
-                base_models=BaseModels(registry),
-                intake=intake,
-                engine=triton,
-                cache_salt_key=await to_thread.run_sync(
-                    load_secret_key, settings.lora_data_dir.resolve()
-                ),
-                limits=limits,
-                upload_threads=CapacityLimiter(limits.upload_threads),
-                started_at=int(time.time()),
-                admin_key=settings.lora_admin_key,
-                key_uses=key_uses,
-            )
+        yield Services(
+            registry=registry,
+            base_models=BaseModels(registry),
+            intake=intake,
+            engine=triton,
+            cache_salt_key=await to_thread.run_sync(
+                load_secret_key, settings.lora_data_dir.resolve()
+            ),
+            limits=limits,
+            upload_threads=CapacityLimiter(limits.upload_threads),
+            started_at=int(time.time()),
+            admin_key=settings.lora_admin_key,
+            key_uses=KeyUses(registry),
+        )
     finally:
         await triton.close()
         await to_thread.run_sync(registry.close)
-
-
-@asynccontextmanager
-async def _written_key_uses(registry: Registry) -> AsyncIterator[KeyUses]:
-    key_uses = KeyUses(registry)
-    writer = asyncio.create_task(key_uses.keep_writing())
-    try:
-        yield key_uses
-    finally:
-        writer.cancel()
-        with suppress(asyncio.CancelledError):
-            await writer
 
 
 def _lifespan(
@@ -112,7 +98,7 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Services]]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Services]]:
-        async with open_services(settings, limits) as services:
+        async with open_services(settings, limits) as services, services.key_uses.written():
             yield {"services": services}
 
     return lifespan

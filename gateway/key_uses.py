@@ -1,6 +1,8 @@
 """When each key was last used, written beside the requests: none waits for it or fails by it."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -28,8 +30,18 @@ class KeyUses:
             self._used.add(key.id)
             self._noted.set()
 
-    async def keep_writing(self) -> None:
-        """Write what was noted, until cancelled; what can't be written is logged and forgotten."""
+    @asynccontextmanager
+    async def written(self) -> AsyncIterator[None]:
+        """Writes what is noted meanwhile; what can't be written is logged and forgotten."""
+        writer = asyncio.create_task(self._keep_writing())
+        try:
+            yield
+        finally:
+            writer.cancel()
+            with suppress(asyncio.CancelledError):
+                await writer
+
+    async def _keep_writing(self) -> None:
         while True:
             await self._noted.wait()
             self._noted.clear()

@@ -1,3 +1,4 @@
+import hashlib
 import sqlite3
 import subprocess
 import sys
@@ -28,6 +29,25 @@ registry = Registry.open(sys.argv[1])
 print(registry.change_counter())
 registry.close()
 """
+
+
+FIRST_RELEASE_S_KEY = f"pk-{'0' * 20}-{'A' * 43}"
+THEN = "2026-01-02 03:04:05.000000"
+FIRST_RELEASE_S_ROWS: tuple[tuple[str, tuple[object, ...]], ...] = (
+    ("INSERT INTO tenants VALUES (?, ?, ?, ?)", ("ten_1", "acme", "reserved", THEN)),
+    (
+        "INSERT INTO api_keys VALUES (?, ?, ?, ?)",
+        ("0" * 20, "ten_1", hashlib.sha256(FIRST_RELEASE_S_KEY.encode()).hexdigest(), THEN),
+    ),
+    (
+        "INSERT INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ("adp_1", "ten_1", "tiny", "finance", 1, "ready", None, None, THEN, THEN),
+    ),
+    (
+        "INSERT INTO revisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ("adp_1", 1, "d" * 64, "c" * 64, "b" * 64, 1, 4, 8.0, "[]", "[]", THEN),
+    ),
+)
 
 
 def tables(file: Path) -> set[str]:
@@ -71,6 +91,25 @@ def test_a_registry_opened_again_keeps_what_it_had(registry_url: str) -> None:
         acme = registry.create_tenant("acme", "shared")
     with closing(Registry.open(registry_url)) as registry:
         assert registry.tenants() == [acme]
+
+
+def test_the_first_release_s_tenants_keys_and_adapters_live_on(tmp_path: Path) -> None:
+    file = tmp_path / "registry.db"
+    engine = sqlite_engine(file)
+    with writing(engine).begin() as connection:
+        upgrade(connection, "0001")
+        for statement, row in FIRST_RELEASE_S_ROWS:
+            connection.exec_driver_sql(statement, row)
+    engine.dispose()
+    with closing(Registry.open(f"sqlite:///{file}")) as registry:
+        caller = registry.caller(FIRST_RELEASE_S_KEY)
+        assert (caller.tenant.name, caller.tenant.tier) == ("acme", "reserved")
+        assert registry.keys("acme").items == (caller.key,)
+        assert (caller.key.expires_at, caller.key.last_used_at) == (None, None)
+        assert [adapter.name for adapter in registry.adapters(caller.tenant.id)] == ["finance"]
+        assert registry.audit().items == ()
+        registry.delete_tenant("acme", with_adapters=True)
+        assert registry.forget_adapter("adp_1") == ["b" * 64, "c" * 64]
 
 
 def test_an_upgrade_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
