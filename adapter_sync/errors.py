@@ -20,9 +20,12 @@
     │   ├── AliasNameTakenError     a base model has that name
     │   ├── AliasLimitError         as many aliases as a tenant may have
     │   ├── InvalidNameError        a name that does not follow its pattern
-    │   ├── InvalidApiKeyError      no key, or one that was never issued
+    │   ├── InvalidApiKeyError      no key, or one that is not valid (any more)
     │   ├── TenantExistsError
     │   ├── TenantNotFoundError
+    │   ├── TenantHasAdaptersError  a tenant can't be deleted before its adapters
+    │   ├── KeyNotFoundError
+    │   ├── UnknownCursorError      a list can't go on after something that isn't there
     │   ├── UnknownTierError
     │   └── ConfigurationError      a setting or a file of the installation is wrong
     └── TransientError              may succeed later, with nothing changed by the caller
@@ -247,13 +250,13 @@ class InvalidNameError(PermanentError):
 
     code = "invalid_name"
 
-    def __init__(self, *, name: str, param: str, rule: str) -> None:
-        super().__init__(f"'{name}' is not a valid {param.replace('_', ' ')}: {rule}")
+    def __init__(self, *, name: str, param: str, rule: str, kind: str | None = None) -> None:
+        super().__init__(f"'{name}' is not a valid {kind or param.replace('_', ' ')}: {rule}")
         self.param = param
 
 
 class InvalidApiKeyError(PermanentError):
-    """No key was given, or one that was never issued."""
+    """No key was given, or one that was never issued, was revoked or has expired."""
 
     code = "invalid_api_key"
 
@@ -262,6 +265,7 @@ class TenantExistsError(PermanentError):
     """A tenant of that name exists."""
 
     code = "tenant_exists"
+    param = "name"
 
     def __init__(self, *, name: str) -> None:
         super().__init__(f"There is already a tenant '{name}'.")
@@ -276,10 +280,47 @@ class TenantNotFoundError(PermanentError):
         super().__init__(f"There is no tenant '{name}'. `loractl tenant create` makes one.")
 
 
+class TenantHasAdaptersError(PermanentError):
+    """A tenant can't be deleted while it has adapters."""
+
+    code = "tenant_has_adapters"
+
+    def __init__(self, *, name: str, count: int) -> None:
+        super().__init__(
+            f"The tenant '{name}' has adapters: {count}. Delete them first, or with it: "
+            "`loractl tenant delete --with-adapters`, or `?with_adapters=true` over HTTP."
+        )
+
+
+class KeyNotFoundError(PermanentError):
+    """No key of that id."""
+
+    code = "key_not_found"
+
+    def __init__(self, *, key_id: str) -> None:
+        super().__init__(
+            f"There is no key '{key_id}'. A key's id are the 20 digits between the dashes of "
+            "pk-…-…, as `loractl key list` shows them."
+        )
+
+
+class UnknownCursorError(PermanentError):
+    """A list can't go on after something that isn't there."""
+
+    code = "invalid_cursor"
+    param = "after"
+
+    def __init__(self, *, after: str) -> None:
+        super().__init__(
+            f"Nothing in this list has the id '{after}'. Send the `last_id` of the page before."
+        )
+
+
 class UnknownTierError(PermanentError):
     """No tier of that name."""
 
     code = "unknown_tier"
+    param = "tier"
 
     def __init__(self, *, tier: str, known: Sequence[str]) -> None:
         super().__init__(f"There is no tier '{tier}'. The tiers are: {', '.join(sorted(known))}.")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import structlog
 
@@ -57,6 +58,10 @@ class Intake:
         self._staging = staging
         self._uploads = staging / "uploads"
 
+    def acting_as(self, actor: str) -> Self:
+        """The same way in, for what this actor sends."""
+        return type(self)(self._registry.acting_as(actor), self._blobs, self._staging)
+
     def staging_file(self) -> AbstractContextManager[Path]:
         """An empty file to receive an upload in; removed at the end if it is still there."""
         return staged_file(self._uploads)
@@ -82,9 +87,9 @@ class Intake:
             fetched_id: the adapter_id of the fetch that this ends.
 
         Raises:
-            InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError, UnknownTierError,
-            AdapterTooLargeError, InvalidAdapterError, AdapterExistsError, AdapterLimitError,
-            PreconditionFailedError, FetchGoneError.
+            InvalidNameError, TenantNotFoundError, BaseModelNotFoundError,
+            AdaptersNotSupportedError, UnknownTierError, AdapterTooLargeError,
+            InvalidAdapterError, AdapterExistsError, AdapterLimitError, PreconditionFailedError, FetchGoneError.
 
         """
         check_adapter_name(name)

@@ -6,10 +6,11 @@ Imports nothing of the project but its errors, so that every room may use it.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 from adapter_sync.errors import InvalidNameError
 
@@ -19,6 +20,14 @@ NAME_RULE = "use 1 to 64 letters, digits, '.', '_' and '-', with a letter or dig
 TENANT_RULE = "use 1 to 64 lower-case letters, digits and '-', with no '-' at either end."
 UPLOADED: Mapping[str, object] = MappingProxyType({"type": "upload"})
 """The source of a revision whose files were uploaded."""
+MAX_KEY_NAME = 64
+KEY_NAME_RULE = f"use 1 to {MAX_KEY_NAME} printable characters, with no blank at either end."
+LAST_USE_RESOLUTION = timedelta(minutes=1)
+"""How exact a key's `last_used_at` is: one write a minute, however busy the key."""
+SYSTEM = "system"
+"""Who acts where nobody asked; the other actors are `key:<key_id>`, `admin` and `loractl`."""
+
+Item = TypeVar("Item")
 
 
 class AdapterStatus(StrEnum):
@@ -38,6 +47,69 @@ class Tenant:
     name: str
     tier: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A tenant's key, without its secret."""
+
+    id: str
+    tenant_id: str
+    name: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+    def is_valid(self, now: datetime) -> bool:
+        """Whether it opens anything at that moment."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    def has_stale_last_use(self, now: datetime) -> bool:
+        """Whether a use at that moment is to be written down."""
+        return self.last_used_at is None or now - self.last_used_at >= LAST_USE_RESOLUTION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedKey:
+    """A key just made: `text` is what its owner sends, and nobody can ask for it again."""
+
+    key: ApiKey
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks: a tenant, with one of its keys."""
+
+    tenant: Tenant
+    key: ApiKey
+
+    @property
+    def actor(self) -> str:
+        """Its name in the audit."""
+        return f"key:{self.key.id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """Who changed what, and when. `tenant` is its name at that time; ids grow."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    tenant: str
+    object_id: str
+    details: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[Item]):
+    """A part of a list, and whether more follows."""
+
+    items: tuple[Item, ...]
+    has_more: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,5 +268,12 @@ def check_alias_name(name: str) -> str:
 def check_tenant_name(name: str) -> str:
     """The name itself. Raises InvalidNameError."""
     if TENANT_NAME.fullmatch(name) is None:
-        raise InvalidNameError(name=name, param="tenant", rule=TENANT_RULE)
+        raise InvalidNameError(name=name, param="name", rule=TENANT_RULE, kind="tenant")
+    return name
+
+
+def check_key_name(name: str) -> str:
+    """The name itself. Raises InvalidNameError."""
+    if not (0 < len(name) <= MAX_KEY_NAME and name.isprintable() and name == name.strip()):
+        raise InvalidNameError(name=name, param="name", rule=KEY_NAME_RULE, kind="key name")
     return name

@@ -6,11 +6,12 @@ folders count from it. Imports nothing of the project but its errors.
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -25,6 +26,9 @@ MAX_SOCKET_FOLDER_BYTES = 60
 """A Unix socket's address has 108 bytes; the sockets' own names take up to 42."""
 
 
+_ADMIN_KEY = re.compile(r"(?!pk-)[!-~]{32,}")
+
+
 def home() -> Path:
     """The folder that relative settings count from."""
     return Path(os.environ.get("LORA_HOME", ".")).resolve()
@@ -32,6 +36,15 @@ def home() -> Path:
 
 def _below_home(path: Path) -> Path:
     return home() / path.expanduser()
+
+
+def _strong(key: SecretStr) -> SecretStr:
+    if _ADMIN_KEY.fullmatch(key.get_secret_value()) is None:
+        raise ValueError(
+            "use at least 32 printable characters without blanks, which do not begin with 'pk-' "
+            "as the tenants' keys do; `openssl rand -hex 32` makes a good one"
+        )
+    return key
 
 
 Folder = Annotated[Path, AfterValidator(_below_home)]
@@ -58,6 +71,10 @@ class Settings(BaseSettings):
     )
     gateway_host: str = Field(default="127.0.0.1", description="the gateway's address")
     gateway_port: Port = Field(default=8080, description="the gateway's port")
+    lora_admin_key: Annotated[SecretStr, AfterValidator(_strong)] | None = Field(
+        default=None,
+        description="the key of the admin API, 32 characters or more; without it there is none",
+    )
     triton_host: str = Field(default="127.0.0.1", description="Triton's address")
     triton_http_port: Port = Field(default=8000, description="Triton's HTTP port")
     triton_grpc_port: Port = Field(default=8001, description="Triton's gRPC port")

@@ -7,8 +7,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from adapter_sync.fetches import Fetch, FetchStage
-from adapter_sync.record import Adapter, KeptRevision
-from adapter_sync.registry import AdapterPage
+from adapter_sync.record import Adapter, KeptRevision, Page
 from gateway.engine_errors import public_words
 
 
@@ -81,11 +80,11 @@ def adapter_answer(
     return JSONResponse(fetch and fetch_object(fetch), status, dict(headers))
 
 
-def adapter_list(page: AdapterPage) -> dict[str, Any]:
+def adapter_list(page: Page[Adapter | Fetch]) -> dict[str, Any]:
     """The list object."""
     data = [
         fetch_object(each) if isinstance(each, Fetch) else adapter_object(each)
-        for each in page.adapters
+        for each in page.items
     ]
     return {
         "object": "list",

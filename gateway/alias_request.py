@@ -7,10 +7,10 @@ from typing import Annotated
 import pydantic
 
 from gateway.errors import InvalidRequestError
+from gateway.json_body import JsonBody, parse_json_body
 
 MAX_TARGETS = 16
 MAX_WEIGHT = 1_000_000
-_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +21,12 @@ class RequestedTarget:
     weight: int
 
 
-class _Target(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-
+class _Target(JsonBody):
     model: str
     weight: Annotated[int, pydantic.Field(ge=1, le=MAX_WEIGHT)]
 
 
-class _Body(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-
+class _Body(JsonBody):
     model: str | None = None
     targets: (
         Annotated[list[_Target], pydantic.Field(min_length=1, max_length=MAX_TARGETS)] | None
@@ -39,10 +35,7 @@ class _Body(pydantic.BaseModel):
 
 def parse_alias_request(raw: bytes) -> list[RequestedTarget]:
     """The targets, at least one, none twice. Raises InvalidRequestError."""
-    try:
-        body = _Body.model_validate_json(raw)
-    except pydantic.ValidationError as error:
-        raise _refusal(error) from error
+    body = parse_json_body(raw, _Body)
     if (body.model is None) == (body.targets is None):
         raise InvalidRequestError(
             "Send either 'model', or 'targets' with a 'model' and a 'weight' each.",
@@ -70,15 +63,3 @@ def _check_unique(targets: Sequence[RequestedTarget]) -> None:
                 code="invalid_value",
             )
         seen.add(target.requested_model)
-
-
-def _refusal(error: pydantic.ValidationError) -> InvalidRequestError:
-    first = error.errors()[0]
-    param = ""
-    for part in first["loc"]:
-        param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
-    return InvalidRequestError(
-        f"Invalid '{param or 'body'}': {first['msg']}.",
-        param=param or None,
-        code=_CODES.get(first["type"], "invalid_value"),
-    )

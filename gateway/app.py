@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import SystemRandom
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -20,13 +20,15 @@ from adapter_sync.secret_key import load_secret_key
 from adapter_sync.settings import Settings
 from gateway.access_log import AccessLog
 from gateway.adapters import delete_adapter, list_adapters, show_adapter
+from gateway.admin import ADMIN_ROUTES
 from gateway.aliases import delete_alias, list_aliases, put_alias, show_alias
-from gateway.auth import Authentication
+from gateway.auth import Authentication, require_admin
 from gateway.base_models import BaseModels
 from gateway.chat import create_chat_completion
 from gateway.errors import handle_error
 from gateway.health import live, ready
 from gateway.import_adapter import import_adapter
+from gateway.key_uses import KeyUses
 from gateway.limits import Limits
 from gateway.models import list_models, show_model
 from gateway.request_id import RequestId
@@ -67,6 +69,9 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
     )
     for method, path, endpoint in _ROUTES:
         app.add_api_route(path, endpoint, methods=[method])
+    # Without a key there is nothing below /admin to find.
+    for method, path, endpoint in ADMIN_ROUTES if settings.lora_admin_key else ():
+        app.add_api_route(path, endpoint, methods=[method], dependencies=[Depends(require_admin)])
     # The last one added is the outermost.
     for middleware in (Authentication, AccessLog, RequestId):
         app.add_middleware(middleware)
@@ -92,6 +97,8 @@ async def open_services(settings: Settings, limits: Limits) -> AsyncIterator[Ser
             upload_threads=CapacityLimiter(limits.upload_threads),
             started_at=int(time.time()),
             random=SystemRandom(),
+            admin_key=settings.lora_admin_key,
+            key_uses=KeyUses(registry),
         )
     finally:
         await triton.close()
@@ -103,7 +110,7 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Services]]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Services]]:
-        async with open_services(settings, limits) as services:
+        async with open_services(settings, limits) as services, services.key_uses.written():
             yield {"services": services}
 
     return lifespan

@@ -198,9 +198,12 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         errors.InvalidApiKeyError: Rule(
             status=401, headers=MappingProxyType({"www-authenticate": "Bearer"})
         ),
-        errors.TenantExistsError: _INTERNAL,
-        errors.TenantNotFoundError: _INTERNAL,
-        errors.UnknownTierError: _INTERNAL,
+        errors.TenantExistsError: Rule(status=409, headers=NO_RETRY),
+        errors.TenantNotFoundError: Rule(status=404),
+        errors.TenantHasAdaptersError: Rule(status=409, headers=NO_RETRY),
+        errors.KeyNotFoundError: Rule(status=404),
+        errors.UnknownCursorError: Rule(status=400),
+        errors.UnknownTierError: Rule(status=400),
         errors.ConfigurationError: _INTERNAL,
         errors.TransientError: _RETRYABLE,
         errors.TritonUnavailableError: _RETRYABLE,

@@ -1,15 +1,17 @@
 """What the routes work with, made once at start-up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Annotated
+from typing import Annotated, Self
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
+from pydantic import SecretStr
 
 from adapter_sync.intake import Intake
 from adapter_sync.registry import Registry
 from gateway.base_models import BaseModels
+from gateway.key_uses import KeyUses
 from gateway.limits import Limits
 from gateway.triton import EngineClient
 
@@ -31,11 +33,21 @@ class Services:
     upload_threads: CapacityLimiter
     started_at: int
     random: Random
+    admin_key: SecretStr | None
+    key_uses: KeyUses
+
+    def acting_as(self, actor: str) -> Self:
+        """The same parts, whose changes are in the audit as this actor's."""
+        return replace(
+            self, registry=self.registry.acting_as(actor), intake=self.intake.acting_as(actor)
+        )
 
 
 async def _services(request: Request) -> Services:
+    # Here, so that no route can forget it. What needs no key changes nothing.
     services: Services = request.state.services
-    return services
+    actor: str | None = getattr(request.state, "actor", None)
+    return services if actor is None else services.acting_as(actor)
 
 
 CurrentServices = Annotated[Services, Depends(_services)]

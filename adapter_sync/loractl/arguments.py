@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULT_WAIT_S = 30.0
+_PERIOD = re.compile(r"([1-9][0-9]{0,4})([dhm])", re.ASCII)
+_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="loractl",
-        description="Makes tenants and keys, and lists, uploads and deletes their adapters.",
+        description="Makes, lists and ends tenants, their keys and their adapters.",
         epilog="example: loractl tenant create acme --tier shared",
     )
     areas = parser.add_subparsers(required=True, metavar="AREA")
@@ -54,6 +58,28 @@ def _add_tenant(area: argparse.ArgumentParser) -> None:
         summary="list the tenants",
         example="loractl tenant list --json",
     )
+    set_tier = _command(
+        commands,
+        "set-tier",
+        runs="tenant set-tier",
+        summary="give a tenant another tier, at once",
+        example="loractl tenant set-tier acme reserved",
+    )
+    set_tier.add_argument("name", metavar="NAME", help="the tenant's name")
+    set_tier.add_argument("tier", metavar="TIER", help="shared, reserved or dedicated")
+    delete = _command(
+        commands,
+        "delete",
+        runs="tenant delete",
+        summary="delete a tenant; its keys end at once, and its name is free again",
+        example="loractl tenant delete acme --with-adapters",
+    )
+    delete.add_argument("name", metavar="NAME", help="the tenant's name")
+    delete.add_argument(
+        "--with-adapters",
+        action="store_true",
+        help="delete its adapters too; without this a tenant that has any is not deleted",
+    )
 
 
 def _add_key(area: argparse.ArgumentParser) -> None:
@@ -63,9 +89,32 @@ def _add_key(area: argparse.ArgumentParser) -> None:
         "create",
         runs="key create",
         summary="make another API key of a tenant, which is shown only once",
-        example="loractl key create acme",
+        example="loractl key create acme --name laptop --expires-in 90d",
     )
     create.add_argument("tenant", metavar="TENANT", help="the tenant's name")
+    create.add_argument("--name", metavar="NAME", help="what the key is for, to tell it by")
+    create.add_argument(
+        "--expires-in",
+        metavar="PERIOD",
+        type=_period,
+        help="how long it is valid: days, hours or minutes as in 90d, 12h or 30m; else for ever",
+    )
+    listing = _command(
+        commands,
+        "list",
+        runs="key list",
+        summary="list a tenant's keys, the newest first, without their secrets",
+        example="loractl key list acme",
+    )
+    listing.add_argument("tenant", metavar="TENANT", help="the tenant's name")
+    revoke = _command(
+        commands,
+        "revoke",
+        runs="key revoke",
+        summary="end a key at once",
+        example="loractl key revoke 0123456789abcdef0123",
+    )
+    revoke.add_argument("id", metavar="KEY_ID", help="the key's id: of pk-ID-SECRET the ID")
 
 
 def _add_adapters(area: argparse.ArgumentParser) -> None:
@@ -150,6 +199,13 @@ def _command(
     command.add_argument("--json", action="store_true", help="print one JSON document")
     command.set_defaults(command=runs)
     return command
+
+
+def _period(text: str) -> timedelta:
+    match = _PERIOD.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is not a period such as 90d, 12h or 30m")
+    return int(match.group(1)) * _UNITS[match.group(2)]
 
 
 def _seconds(text: str) -> float:

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import MappingProxyType
 
 import structlog
@@ -19,18 +20,21 @@ from adapter_sync.intake import AdapterFiles, Intake
 from adapter_sync.loractl.output import (
     adapter_document,
     adapters_table,
+    key_document,
+    keys_table,
     list_document,
     one_line,
     tenant_document,
     tenants_table,
 )
 from adapter_sync.loractl.upload import adapter_files, stage
-from adapter_sync.record import Adapter, AdapterStatus, Overwrite, Tenant
+from adapter_sync.record import Adapter, AdapterStatus, IssuedKey, Overwrite, Tenant
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings, load_settings
 from adapter_sync.tiers import tier_named
 
 _POLL_S = 0.1
+_ACTOR = "loractl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,7 @@ def run(arguments: Namespace) -> int:
     try:
         settings = load_settings()
         with _quiet_logs(), closing(Registry.open(settings.registry_url)) as registry:
-            installation = Installation(settings=settings, registry=registry)
+            installation = Installation(settings=settings, registry=registry.acting_as(_ACTOR))
             outcome = _COMMANDS[arguments.command](installation, arguments)
     except (LoraServerError, OSError, SQLAlchemyError) as error:
         return _fail(_reason(error))
@@ -82,18 +86,58 @@ def _quiet_logs() -> Iterator[None]:
 
 def _create_tenant(installation: Installation, arguments: Namespace) -> Outcome:
     tenant = installation.registry.create_tenant(arguments.name, arguments.tier)
-    return _new_key(installation.registry, tenant, f"Made the tenant {tenant.name}. ")
+    issued = installation.registry.issue_key(tenant.name)
+    return _new_key(issued, tenant.name, f"Made the tenant {tenant.name}. ")
 
 
 def _create_key(installation: Installation, arguments: Namespace) -> Outcome:
-    return _new_key(installation.registry, installation.registry.tenant(arguments.tenant), "")
+    period = arguments.expires_in
+    issued = installation.registry.issue_key(
+        arguments.tenant,
+        name=arguments.name,
+        expires_at=None if period is None else datetime.now(UTC) + period,
+    )
+    return _new_key(issued, arguments.tenant, "")
 
 
-def _new_key(registry: Registry, tenant: Tenant, said_before: str) -> Outcome:
-    key = registry.create_key(tenant.name)
+def _new_key(issued: IssuedKey, tenant_name: str, said_before: str) -> Outcome:
     return Outcome(
-        document={"tenant": tenant.name, "api_key": key},
-        text=f"{said_before}Its API key is shown only now:\n{key}",
+        document={**key_document(issued.key, tenant_name), "api_key": issued.text},
+        text=f"{said_before}Its API key is shown only now:\n{issued.text}",
+    )
+
+
+def _list_keys(installation: Installation, arguments: Namespace) -> Outcome:
+    keys = installation.registry.keys(arguments.tenant).items
+    return Outcome(
+        document=list_document([key_document(key, arguments.tenant) for key in keys]),
+        text=keys_table(keys, datetime.now(UTC)),
+    )
+
+
+def _revoke_key(installation: Installation, arguments: Namespace) -> Outcome:
+    key = installation.registry.revoke_key(arguments.id)
+    return Outcome(
+        document={"id": key.id, "object": "api_key", "revoked": True},
+        text=f"The key {key.id} is revoked.",
+    )
+
+
+def _set_tier(installation: Installation, arguments: Namespace) -> Outcome:
+    tenant = installation.registry.set_tier(arguments.name, arguments.tier)
+    return Outcome(
+        document=tenant_document(tenant),
+        text=f"The tenant {tenant.name} has the tier {tenant.tier}.",
+    )
+
+
+def _delete_tenant(installation: Installation, arguments: Namespace) -> Outcome:
+    tenant = installation.registry.delete_tenant(
+        arguments.name, with_adapters=arguments.with_adapters
+    )
+    return Outcome(
+        document={"id": tenant.id, "object": "tenant", "deleted": True},
+        text=f"Deleted the tenant {tenant.name} ({tenant.id}).",
     )
 
 
@@ -109,8 +153,10 @@ def _list_tenants(installation: Installation, arguments: Namespace) -> Outcome:
 def _list_adapters(installation: Installation, arguments: Namespace) -> Outcome:
     registry = installation.registry
     tenant_id = None if arguments.tenant is None else registry.tenant(arguments.tenant).id
-    adapters = registry.adapters(tenant_id)
+    listed = registry.adapters(tenant_id)
     names = {tenant.id: tenant.name for tenant in registry.tenants()}
+    # A tenant deleted just now took its adapters with it.
+    adapters = [adapter for adapter in listed if adapter.tenant_id in names]
     return Outcome(
         document=list_document(
             [adapter_document(adapter, names[adapter.tenant_id]) for adapter in adapters]
@@ -205,7 +251,11 @@ _COMMANDS: Mapping[str, Callable[[Installation, Namespace], Outcome]] = MappingP
     {
         "tenant create": _create_tenant,
         "tenant list": _list_tenants,
+        "tenant set-tier": _set_tier,
+        "tenant delete": _delete_tenant,
         "key create": _create_key,
+        "key list": _list_keys,
+        "key revoke": _revoke_key,
         "adapters list": _list_adapters,
         "adapters upload": _upload_adapter,
         "adapters delete": _delete_adapter,

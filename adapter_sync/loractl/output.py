@@ -1,9 +1,9 @@
-"""How loractl shows tenants and adapters: as JSON documents and as aligned columns."""
+"""How loractl shows tenants, keys and adapters: as JSON documents and as aligned columns."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from adapter_sync.record import Adapter, Tenant
+from adapter_sync.record import Adapter, ApiKey, Tenant
 
 Document = dict[str, object]
 
@@ -20,6 +20,19 @@ def tenant_document(tenant: Tenant) -> Document:
         "tenant": tenant.name,
         "tier": tenant.tier,
         "created_at": int(tenant.created_at.timestamp()),
+    }
+
+
+def key_document(key: ApiKey, tenant_name: str) -> Document:
+    """Without its secret; times in Unix seconds, null for what did not or will not happen."""
+    return {
+        "id": key.id,
+        "tenant": tenant_name,
+        "name": key.name,
+        "created_at": int(key.created_at.timestamp()),
+        "expires_at": _unix(key.expires_at),
+        "revoked_at": _unix(key.revoked_at),
+        "last_used_at": _unix(key.last_used_at),
     }
 
 
@@ -43,6 +56,22 @@ def tenants_table(tenants: Sequence[Tenant]) -> str:
     """A line for each tenant."""
     rows = [(tenant.name, tenant.tier, _time(tenant.created_at), tenant.id) for tenant in tenants]
     return _aligned([("TENANT", "TIER", "CREATED", "ID"), *rows])
+
+
+def keys_table(keys: Sequence[ApiKey], now: datetime) -> str:
+    """A line for each key, its name at the end."""
+    rows = [
+        (
+            key.id,
+            _state(key, now),
+            _time(key.created_at),
+            _time(key.expires_at),
+            _time(key.last_used_at),
+            key.name or "",
+        )
+        for key in keys
+    ]
+    return _aligned([("ID", "STATE", "CREATED", "EXPIRES", "LAST USED", "NAME"), *rows])
 
 
 def adapters_table(adapters: Sequence[Adapter], tenant_names: Mapping[str, str]) -> str:
@@ -75,8 +104,18 @@ def _error(adapter: Adapter) -> Document | None:
     return {"code": adapter.error_code, "message": adapter.error_message}
 
 
-def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%SZ")
+def _state(key: ApiKey, now: datetime) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    return "valid" if key.is_valid(now) else "expired"
+
+
+def _unix(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+def _time(moment: datetime | None) -> str:
+    return "never" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

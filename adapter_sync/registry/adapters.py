@@ -14,6 +14,7 @@ from adapter_sync.record import (
     Adapter,
     AdapterStatus,
     Overwrite,
+    Page,
     Revision,
     Tenant,
     check_adapter_name,
@@ -27,8 +28,10 @@ from adapter_sync.registry.adapter_rows import (
 from adapter_sync.registry.base_models import require_base_model_for_adapters
 from adapter_sync.registry.fetches import delete_fetch, take_fetch
 from adapter_sync.registry.keys import new_id
+from adapter_sync.registry.pages import newest_first, page_of
 from adapter_sync.registry.revisions import delete_revisions, insert_revision, require_match
 from adapter_sync.registry.tables import NOT_DELETING, adapters, revisions
+from adapter_sync.registry.tenants import require_live
 from adapter_sync.tiers import tier_named
 
 
@@ -39,6 +42,15 @@ class AdapterState:
     status: AdapterStatus
     error_code: str | None = None
     error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFilter:
+    """Which adapters; None leaves a question open."""
+
+    tenant_id: str | None = None
+    base_model: str | None = None
+    status: AdapterStatus | None = None
 
 
 def put_adapter(
@@ -53,12 +65,14 @@ def put_adapter(
 ) -> Adapter:
     """A new adapter, or a new revision of the one of that name; loading if the engine lacks it.
 
-    Raises InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError, AdapterExistsError,
-    AdapterLimitError, PreconditionFailedError, FetchGoneError.
+    Raises InvalidNameError, TenantNotFoundError, BaseModelNotFoundError,
+    AdaptersNotSupportedError, AdapterExistsError, AdapterLimitError, PreconditionFailedError,
+    FetchGoneError.
     """
     if fetched_id is not None:
         take_fetch(connection, fetched_id)
     check_adapter_name(name)
+    require_live(connection, tenant)
     require_base_model_for_adapters(connection, base_model)
     known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
     require_match(overwrite.if_match, known)
@@ -113,20 +127,41 @@ def select_adapters(connection: Connection, tenant_id: str | None) -> list[Adapt
     return [adapter_of(row) for row in connection.execute(query)]
 
 
+def select_every_adapter_page(
+    connection: Connection, where: AdapterFilter, *, limit: int, after: str | None
+) -> Page[Adapter]:
+    """Every tenant's adapters, the newest first, those being deleted only when asked for.
+
+    Raises UnknownCursorError.
+    """
+    wanted = {
+        adapters.c.tenant_id: where.tenant_id,
+        adapters.c.base_model: where.base_model,
+        adapters.c.status: where.status and where.status.value,
+    }
+    query = SELECT_ADAPTERS.where(
+        *(column == value for column, value in wanted.items() if value is not None)
+    )
+    if where.status is None:
+        query = query.where(NOT_DELETING)
+    query = newest_first(connection, query, adapters.c.created_at, adapters.c.id, after=after)
+    return page_of(connection, query, adapter_of, limit=limit)
+
+
+def select_any_adapter(connection: Connection, adapter_id: str) -> Adapter:
+    """Whoever's it is. Raises AdapterNotFoundError, also for one being deleted."""
+    return _one(connection, and_(adapters.c.id == adapter_id, NOT_DELETING), asked_for=adapter_id)
+
+
 def select_adapters_on(connection: Connection, base_model: str) -> list[Adapter]:
     """A base model's adapters in every status, sorted by id."""
     query = SELECT_ADAPTERS.where(adapters.c.base_model == base_model).order_by(adapters.c.id)
     return [adapter_of(row) for row in connection.execute(query)]
 
 
-def mark_deleting(
-    connection: Connection, *, tenant_id: str, adapter_id: str, if_match: frozenset[str] | None
-) -> Adapter:
-    """The adapter as it is now. Raises AdapterNotFoundError, PreconditionFailedError."""
-    adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
-    require_match(if_match, adapter)
-    # A new revision that is on its way has nothing to become any more.
-    delete_fetch(connection, adapter_id)
+def mark_deleting(connection: Connection, adapter: Adapter) -> Adapter:
+    """The adapter as it is now; the fetch of its next revision has nothing to become any more."""
+    delete_fetch(connection, adapter.id)
     return _write(
         connection,
         replace(adapter, status=AdapterStatus.DELETING, error_code=None, error_message=None),

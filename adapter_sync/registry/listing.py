@@ -8,7 +8,7 @@ from sqlalchemy import Column, Connection, Select, select, tuple_
 
 from adapter_sync.errors import AdapterNotFoundError
 from adapter_sync.fetches import Fetch
-from adapter_sync.record import Adapter
+from adapter_sync.record import Adapter, Page
 from adapter_sync.registry.adapter_rows import SELECT_ADAPTERS, adapter_of
 from adapter_sync.registry.fetches import fetch_of
 from adapter_sync.registry.tables import NOT_DELETING, adapters, fetches
@@ -28,15 +28,9 @@ class AdapterQuery:
     status: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterPage:
-    """A part of a tenant's adapters, in order, and whether more follow."""
-
-    adapters: tuple[Adapter | Fetch, ...]
-    has_more: bool
-
-
-def select_adapter_page(connection: Connection, tenant_id: str, query: AdapterQuery) -> AdapterPage:
+def select_adapter_page(
+    connection: Connection, tenant_id: str, query: AdapterQuery
+) -> Page[Adapter | Fetch]:
     """A part of a tenant's adapters. Raises AdapterNotFoundError when `after` is none of them."""
     after = None if query.after is None else _place(connection, tenant_id, query.after)
     found: list[Adapter | Fetch] = [
@@ -44,7 +38,7 @@ def select_adapter_page(connection: Connection, tenant_id: str, query: AdapterQu
         *_fetches(connection, tenant_id, query, after),
     ]
     found.sort(key=lambda each: (each.created_at, each.id), reverse=not query.oldest_first)
-    return AdapterPage(adapters=tuple(found[: query.limit]), has_more=len(found) > query.limit)
+    return Page(items=tuple(found[: query.limit]), has_more=len(found) > query.limit)
 
 
 def _adapters(

@@ -3,27 +3,35 @@
 Each method is one transaction. Any thread of any process may call any of them at any time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Self
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
-from adapter_sync.errors import AdapterNotFoundError
+from adapter_sync.errors import AdapterNotFoundError, TenantHasAdaptersError
 from adapter_sync.fetches import Fetch, FetchStage, PinnedRepo
 from adapter_sync.record import (
     CREATE_ONLY,
+    SYSTEM,
     Adapter,
     AdapterStatus,
     Alias,
     AliasTarget,
+    ApiKey,
+    AuditEntry,
     BaseModel,
+    Caller,
+    IssuedKey,
     KeptRevision,
     Overwrite,
+    Page,
     Revision,
     Tenant,
     check_adapter_name,
 )
 from adapter_sync.registry.adapters import (
+    AdapterFilter,
     AdapterState,
     delete_deleting,
     find_adapter,
@@ -34,9 +42,20 @@ from adapter_sync.registry.adapters import (
     select_adapter_named,
     select_adapters,
     select_adapters_on,
+    select_any_adapter,
+    select_every_adapter_page,
     update_state,
 )
 from adapter_sync.registry.aliases import delete_alias, select_alias, select_aliases, upsert_alias
+from adapter_sync.registry.api_keys import (
+    insert_key,
+    revoke,
+    select_caller,
+    select_key,
+    select_keys,
+    update_last_use,
+)
+from adapter_sync.registry.audit import insert_entry, select_entries
 from adapter_sync.registry.base_models import (
     delete_base_model,
     require_base_model_for_adapters,
@@ -59,7 +78,7 @@ from adapter_sync.registry.fetches import (
     select_fetches,
     set_progress,
 )
-from adapter_sync.registry.listing import AdapterPage, AdapterQuery, select_adapter_page
+from adapter_sync.registry.listing import AdapterQuery, select_adapter_page
 from adapter_sync.registry.revisions import (
     earlier_revision,
     insert_revision,
@@ -70,20 +89,22 @@ from adapter_sync.registry.revisions import (
 )
 from adapter_sync.registry.tables import change_counter
 from adapter_sync.registry.tenants import (
-    insert_key,
     insert_tenant,
+    mark_deleted,
+    require_live,
     select_tenant,
-    select_tenant_of_key,
     select_tenant_with_id,
     select_tenants,
+    update_tier,
 )
 
 
 class Registry:
-    """The registry on one database."""
+    """The registry on one database, used by one actor: each change is in the audit as its own."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, actor: str = SYSTEM) -> None:
         self._database = database
+        self._actor = actor
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -92,6 +113,10 @@ class Registry:
         Safe when several processes open it at once. Raises ConfigurationError.
         """
         return cls(Database.open(url))
+
+    def acting_as(self, actor: str) -> Self:
+        """The same registry, with the same connections, for another actor."""
+        return type(self)(self._database, actor)
 
     def close(self) -> None:
         """Close every connection."""
@@ -106,7 +131,9 @@ class Registry:
     def create_tenant(self, name: str, tier: str) -> Tenant:
         """Raises InvalidNameError, UnknownTierError, TenantExistsError."""
         with self._database.writing() as connection:
-            return insert_tenant(connection, name=name, tier=tier)
+            tenant = insert_tenant(connection, name=name, tier=tier)
+            self._audit(connection, "tenant.created", tenant.id, tenant.id, tier=tenant.tier)
+            return tenant
 
     def tenant(self, name: str) -> Tenant:
         """Raises TenantNotFoundError."""
@@ -123,18 +150,92 @@ class Registry:
         with self._database.reading() as connection:
             return select_tenants(connection)
 
+    def set_tier(self, tenant_name: str, tier: str) -> Tenant:
+        """The tenant with that tier. Raises TenantNotFoundError, UnknownTierError."""
+        with self._database.writing() as connection:
+            tenant = select_tenant(connection, tenant_name)
+            if not update_tier(connection, tenant, tier):
+                return tenant
+            self._audit(
+                connection, "tenant.tier_changed", tenant.id, tenant.id, tier=tier, was=tenant.tier
+            )
+            return select_tenant(connection, tenant_name)
+
+    def delete_tenant(self, name: str, *, with_adapters: bool = False) -> Tenant:
+        """The tenant that is no more; its keys are revoked, its name is free.
+
+        Raises TenantNotFoundError, and TenantHasAdaptersError unless they are to go with it.
+        """
+        # `changing`, so that no adapter comes in between.
+        with self._database.changing() as connection:
+            tenant = select_tenant(connection, name)
+            adapters = select_adapters(connection, tenant.id)
+            if adapters and not with_adapters:
+                raise TenantHasAdaptersError(name=name, count=len(adapters))
+            for adapter in adapters:
+                self._delete_adapter(connection, adapter)
+            for fetch in select_fetches(connection, tenant.id):
+                self._delete_fetch(connection, tenant.id, fetch.id)
+            for key in select_keys(connection, tenant, limit=None, after=None).items:
+                self._revoke(connection, key)
+            self._audit(connection, "tenant.deleted", tenant.id, tenant.id, tier=tenant.tier)
+            mark_deleted(connection, tenant)
+            return tenant
+
     def create_key(self, tenant_name: str) -> str:
         """A new key, `pk-<id>-<secret>`; nobody can ask for it again.
 
         Raises TenantNotFoundError.
         """
-        with self._database.writing() as connection:
-            return insert_key(connection, tenant_name)
+        return self.issue_key(tenant_name).text
 
-    def tenant_of_key(self, api_key: str) -> Tenant:
-        """Raises InvalidApiKeyError."""
+    def issue_key(
+        self, tenant_name: str, *, name: str | None = None, expires_at: datetime | None = None
+    ) -> IssuedKey:
+        """A new key, with all that is known of it.
+
+        Raises TenantNotFoundError, InvalidNameError.
+        """
+        with self._database.writing() as connection:
+            tenant = select_tenant(connection, tenant_name)
+            issued = insert_key(connection, tenant, name=name, expires_at=expires_at)
+            expiry = None if expires_at is None else int(expires_at.timestamp())
+            self._audit(
+                connection, "key.created", tenant.id, issued.key.id, name=name, expires_at=expiry
+            )
+            return issued
+
+    def caller(self, api_key: str) -> Caller:
+        """Who has that key. Raises InvalidApiKeyError, also for one that is no longer valid."""
         with self._database.reading() as connection:
-            return select_tenant_of_key(connection, api_key)
+            return select_caller(connection, api_key)
+
+    def keys(
+        self, tenant_name: str, *, limit: int | None = None, after: str | None = None
+    ) -> Page[ApiKey]:
+        """A tenant's keys, the newest first, also those that are no longer valid.
+
+        Raises TenantNotFoundError, UnknownCursorError.
+        """
+        with self._database.reading() as connection:
+            tenant = select_tenant(connection, tenant_name)
+            return select_keys(connection, tenant, limit=limit, after=after)
+
+    def revoke_key(self, key_id: str) -> ApiKey:
+        """The key, revoked from now on or since before. Raises KeyNotFoundError."""
+        with self._database.writing() as connection:
+            self._revoke(connection, select_key(connection, key_id))
+            return select_key(connection, key_id)
+
+    def note_key_uses(self, key_ids: Collection[str], at: datetime) -> None:
+        """Keep that these keys were used, at most once a minute for each."""
+        with self._database.writing() as connection:
+            update_last_use(connection, key_ids, at)
+
+    def audit(self, *, limit: int | None = None, before: int | None = None) -> Page[AuditEntry]:
+        """Who changed what, the newest first; what came before an entry's id if one is given."""
+        with self._database.reading() as connection:
+            return select_entries(connection, limit=limit, before=before)
 
     def put_base_model(self, base: BaseModel) -> None:
         """Add it, or replace the one of its name where it differs."""
@@ -182,11 +283,12 @@ class Registry:
         Adapters being deleted neither count nor hold their name. `fetched_id` is the adapter_id of
         the fetch that this ends.
 
-        Raises InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError,
-        AdapterExistsError, AdapterLimitError, PreconditionFailedError, FetchGoneError.
+        Raises InvalidNameError, TenantNotFoundError, BaseModelNotFoundError,
+        AdaptersNotSupportedError, AdapterExistsError, AdapterLimitError, PreconditionFailedError,
+        FetchGoneError.
         """
         with self._database.changing() as connection:
-            return put_adapter(
+            adapter = put_adapter(
                 connection,
                 tenant=tenant,
                 name=name,
@@ -195,6 +297,10 @@ class Registry:
                 overwrite=overwrite,
                 fetched_id=fetched_id,
             )
+            first = adapter.revision.number == 1
+            action = "adapter.created" if first else "adapter.replaced"
+            self._audit_adapter(connection, action, adapter)
+            return adapter
 
     def check_new_adapter(self, name: str, base_model: str) -> None:
         """What can be told before the hub is asked.
@@ -222,11 +328,12 @@ class Registry:
         """
         check_adapter_name(name)
         with self._database.changing() as connection:
+            require_live(connection, tenant)
             require_base_model_for_adapters(connection, base_model)
             known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
             if known is None:
                 require_room(connection, tenant)
-            return insert_fetch(
+            fetch = insert_fetch(
                 connection,
                 tenant=tenant,
                 name=name,
@@ -236,6 +343,8 @@ class Registry:
                 sealed_token=sealed_token,
                 known=known,
             )
+            self._audit_fetch(connection, "fetch.created", fetch)
+            return fetch
 
     def fetch(self, tenant_id: str, adapter_id: str) -> Fetch | None:
         """The tenant's fetch for that adapter, if there is one."""
@@ -314,7 +423,9 @@ class Registry:
             adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
             require_match(if_match, adapter)
             content = earlier_revision(connection, adapter, number)
-            return insert_revision(connection, adapter, content)
+            changed = insert_revision(connection, adapter, content)
+            self._audit_adapter(connection, "adapter.rolled_back", changed)
+            return changed
 
     def revisions(self, tenant_id: str, adapter_id: str) -> list[KeptRevision]:
         """The revisions that can be gone back to, newest first. Raises AdapterNotFoundError."""
@@ -350,7 +461,7 @@ class Registry:
         with self._database.reading() as connection:
             return select_adapters(connection, tenant_id)
 
-    def adapter_page(self, tenant_id: str, query: AdapterQuery) -> AdapterPage:
+    def adapter_page(self, tenant_id: str, query: AdapterQuery) -> Page[Adapter | Fetch]:
         """A part of a tenant's adapters, without those being deleted.
 
         Raises AdapterNotFoundError when `query.after` is none of them.
@@ -372,11 +483,26 @@ class Registry:
         """
         with self._database.changing() as connection:
             try:
-                return mark_deleting(
-                    connection, tenant_id=tenant_id, adapter_id=adapter_id, if_match=if_match
-                )
+                adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
             except AdapterNotFoundError:
-                return delete_fetch_of(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+                return self._delete_fetch(connection, tenant_id, adapter_id)
+            require_match(if_match, adapter)
+            return self._delete_adapter(connection, adapter)
+
+    def every_adapter_page(
+        self, where: AdapterFilter, *, limit: int, after: str | None = None
+    ) -> Page[Adapter]:
+        """Every tenant's adapters, the newest first, those being deleted only when asked for.
+
+        Raises UnknownCursorError.
+        """
+        with self._database.reading() as connection:
+            return select_every_adapter_page(connection, where, limit=limit, after=after)
+
+    def delete_any_adapter(self, adapter_id: str) -> Adapter:
+        """The adapter, whoever's it is, deleting from now on. Raises AdapterNotFoundError."""
+        with self._database.changing() as connection:
+            return self._delete_adapter(connection, select_any_adapter(connection, adapter_id))
 
     def set_adapter_status(
         self,
@@ -420,7 +546,12 @@ class Registry:
         Raises InvalidNameError, AliasNameTakenError, AliasLimitError.
         """
         with self._database.writing() as connection:
-            return upsert_alias(connection, tenant_id=tenant_id, name=name, targets=targets)
+            alias, is_new = upsert_alias(
+                connection, tenant_id=tenant_id, name=name, targets=targets
+            )
+            weights = {target.requested_model: target.weight for target in alias.targets}
+            self._audit(connection, "alias.put", tenant_id, name, targets=weights)
+            return alias, is_new
 
     def alias(self, tenant_id: str, name: str) -> Alias:
         """Raises AliasNotFoundError, also for another tenant's."""
@@ -436,8 +567,56 @@ class Registry:
         """Raises AliasNotFoundError, also the second time."""
         with self._database.writing() as connection:
             delete_alias(connection, tenant_id=tenant_id, name=name)
+            self._audit(connection, "alias.deleted", tenant_id, name)
 
     def blob_in_use(self, digest: str) -> bool:
         """Whether an adapter's revision has this blob (SHA-256) as its config or its weights."""
         with self._database.reading() as connection:
             return is_blob_used(connection, digest)
+
+    def _delete_adapter(self, connection: Connection, adapter: Adapter) -> Adapter:
+        self._audit_adapter(connection, "adapter.deleted", adapter)
+        return mark_deleting(connection, adapter)
+
+    def _delete_fetch(self, connection: Connection, tenant_id: str, adapter_id: str) -> Fetch:
+        fetch = delete_fetch_of(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+        self._audit_fetch(connection, "fetch.deleted", fetch)
+        return fetch
+
+    def _revoke(self, connection: Connection, key: ApiKey) -> None:
+        if revoke(connection, key):
+            self._audit(connection, "key.revoked", key.tenant_id, key.id, name=key.name)
+
+    def _audit_fetch(self, connection: Connection, action: str, fetch: Fetch) -> None:
+        self._audit(
+            connection,
+            action,
+            fetch.tenant_id,
+            fetch.id,
+            model=fetch.requested_model,
+            source=fetch.pinned.document(),
+        )
+
+    def _audit_adapter(self, connection: Connection, action: str, adapter: Adapter) -> None:
+        self._audit(
+            connection,
+            action,
+            adapter.tenant_id,
+            adapter.id,
+            model=adapter.requested_model,
+            revision=adapter.revision.number,
+            digest=adapter.revision.digest,
+        )
+
+    def _audit(
+        self, connection: Connection, action: str, tenant_id: str, object_id: str, **details: object
+    ) -> None:
+        """In the transaction of the change: neither is there without the other."""
+        insert_entry(
+            connection,
+            actor=self._actor,
+            action=action,
+            tenant_id=tenant_id,
+            object_id=object_id,
+            details=details,
+        )

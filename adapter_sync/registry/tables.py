@@ -57,6 +57,9 @@ metadata = MetaData(
     }
 )
 
+# A deleted tenant's row stays, for adapters that still drain and for what else names it. It gives
+# its name free by taking its id for one, which no live tenant can be called: SQLite could change
+# the unique constraint into a partial index only by remaking the table, and that would cascade.
 tenants = Table(
     "tenants",
     metadata,
@@ -64,15 +67,20 @@ tenants = Table(
     Column("name", String(64), nullable=False, unique=True),
     Column("tier", String(32), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("deleted_at", UtcDateTime),
 )
 
 api_keys = Table(
     "api_keys",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("tenant_id", ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False),
+    Column("tenant_id", ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("key_sha256", String(64), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("name", String(64)),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
 )
 
 base_models = Table(
@@ -174,4 +182,19 @@ change_counter = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),
+)
+
+# Append-only: its migration has triggers that refuse everything but INSERT. The tenant is a name,
+# not a foreign key, because names are what an operator knows and they are given free again.
+audit = Table(
+    "audit",
+    metadata,
+    # SQLite numbers rows only in an INTEGER; as none is ever deleted, the numbers only grow.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("object", String(64), nullable=False),
+    Column("details", JSON, nullable=False),
 )

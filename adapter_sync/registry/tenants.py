@@ -1,20 +1,17 @@
-"""Tenants and their keys, inside a transaction of the caller."""
+"""Tenants, inside a transaction of the caller. A deleted one is not there, but for its row."""
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from adapter_sync.errors import InvalidApiKeyError, TenantExistsError, TenantNotFoundError
+from adapter_sync.errors import TenantExistsError, TenantNotFoundError
 from adapter_sync.record import Tenant, check_tenant_name
-from adapter_sync.registry.keys import key_id_of, key_matches, key_sha256, new_id, new_key
-from adapter_sync.registry.tables import api_keys, tenants
+from adapter_sync.registry.keys import new_id
+from adapter_sync.registry.tables import tenants
 from adapter_sync.tiers import tier_named
 
-WRONG_KEY = (
-    "Incorrect API key provided. Send a key as 'Authorization: Bearer pk-…'; the operator makes "
-    "one with `loractl key create`."
-)
+LIVE = tenants.c.deleted_at.is_(None)
 
 
 def insert_tenant(connection: Connection, *, name: str, tier: str) -> Tenant:
@@ -38,50 +35,52 @@ def insert_tenant(connection: Connection, *, name: str, tier: str) -> Tenant:
 
 def select_tenant(connection: Connection, name: str) -> Tenant:
     """Raises TenantNotFoundError."""
-    row = connection.execute(select(tenants).where(tenants.c.name == name)).first()
-    if row is None:
-        raise TenantNotFoundError(name=name)
-    return _tenant(row)
+    return _one(connection, tenants.c.name == name, asked_for=name)
+
+
+def require_live(connection: Connection, tenant: Tenant) -> None:
+    """Raises TenantNotFoundError when it was deleted since it was read."""
+    _one(connection, tenants.c.id == tenant.id, asked_for=tenant.name)
 
 
 def select_tenant_with_id(connection: Connection, tenant_id: str) -> Tenant:
     """Raises TenantNotFoundError."""
-    row = connection.execute(select(tenants).where(tenants.c.id == tenant_id)).first()
-    if row is None:
-        raise TenantNotFoundError(name=tenant_id)
-    return _tenant(row)
+    return _one(connection, tenants.c.id == tenant_id, asked_for=tenant_id)
 
 
 def select_tenants(connection: Connection) -> list[Tenant]:
     """Every tenant, sorted by name."""
-    return [_tenant(row) for row in connection.execute(select(tenants).order_by(tenants.c.name))]
+    query = select(tenants).where(LIVE).order_by(tenants.c.name)
+    return [tenant_of(row) for row in connection.execute(query)]
 
 
-def insert_key(connection: Connection, tenant_name: str) -> str:
-    """A new key's text. Raises TenantNotFoundError."""
-    tenant, key = select_tenant(connection, tenant_name), new_key()
-    connection.execute(
-        insert(api_keys).values(
-            id=key.id,
-            tenant_id=tenant.id,
-            key_sha256=key_sha256(key.text),
-            created_at=datetime.now(UTC),
-        )
+def update_tier(connection: Connection, tenant: Tenant, tier: str) -> bool:
+    """Whether it had another one. Raises UnknownTierError."""
+    name = tier_named(tier).name
+    changed = connection.execute(
+        update(tenants)
+        .where(tenants.c.id == tenant.id, tenants.c.tier != name, LIVE)
+        .values(tier=name)
     )
-    return key.text
+    return changed.rowcount > 0
 
 
-def select_tenant_of_key(connection: Connection, api_key: str) -> Tenant:
-    """Raises InvalidApiKeyError, in the same words whatever is wrong with the key."""
-    key_id = key_id_of(api_key)
-    if key_id is None:
-        raise InvalidApiKeyError(WRONG_KEY)
-    query = select(tenants, api_keys.c.key_sha256).join_from(api_keys, tenants)
-    row = connection.execute(query.where(api_keys.c.id == key_id)).first()
-    if row is None or not key_matches(api_key, row.key_sha256):
-        raise InvalidApiKeyError(WRONG_KEY)
-    return _tenant(row)
+def mark_deleted(connection: Connection, tenant: Tenant) -> None:
+    """Give its name free; the row stays."""
+    connection.execute(
+        update(tenants)
+        .where(tenants.c.id == tenant.id)
+        .values(name=tenants.c.id, deleted_at=datetime.now(UTC))
+    )
 
 
-def _tenant(row: Row[tuple[object, ...]]) -> Tenant:
+def tenant_of(row: Row[tuple[object, ...]]) -> Tenant:
+    """The tenant in a row that begins with the columns of its table."""
     return Tenant(id=row.id, name=row.name, tier=row.tier, created_at=row.created_at)
+
+
+def _one(connection: Connection, where: ColumnElement[bool], *, asked_for: str) -> Tenant:
+    row = connection.execute(select(tenants).where(and_(where, LIVE))).first()
+    if row is None:
+        raise TenantNotFoundError(name=asked_for)
+    return tenant_of(row)

@@ -98,8 +98,10 @@ def command(settings: Settings, control: str) -> list[str]:
 def environment(settings: Settings) -> dict[str, str]:
     """Where the stub finds the interpreter's library, its packages and the base models."""
     libraries = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
-    # vLLM would ask every request for that key; here the gateway asks for the tenants' keys.
-    inherited = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
+    # vLLM would ask every request for its key; here the gateway asks for the tenants' keys. The
+    # admin's is the gateway's alone.
+    kept_out = ("VLLM_API_KEY", "LORA_ADMIN_KEY")
+    inherited = {name: value for name, value in os.environ.items() if name not in kept_out}
     sockets = settings.socket_folder / VLLM_SOCKETS
     sockets.mkdir(parents=True, exist_ok=True)
     return inherited | {

@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 from adapter_sync.errors import ConfigurationError
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring the schema to its newest step, inside the connection's transaction.
+def upgrade(connection: Connection, step: str = "head") -> None:
+    """Bring the schema to a step, by default the newest, inside the connection's transaction.
 
     Raises ConfigurationError when the database was made by a newer release.
     """
@@ -22,7 +22,7 @@ def upgrade(connection: Connection) -> None:
     folder = str(Path(__file__).parent)
     config.set_main_option("script_location", folder.replace("%", "%%"))
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, step)
     except CommandError as error:
         raise ConfigurationError(
             f"The registry's schema is not one that this release knows: {error}"

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import uvicorn
 from openai import OpenAI
+from pydantic import SecretStr
 from safetensors.numpy import save
 
 from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Tenant
@@ -25,6 +26,7 @@ from tests.integration.gateway.stand_in import READY_BASE_MODEL
 BASE_MODEL = READY_BASE_MODEL
 NOT_READY_BASE_MODEL = "org/cold"
 HIDDEN = 16
+ADMIN_KEY = "admin-0123456789abcdef0123456789abcdef"
 PATIENCE_S = 10
 Prompt: TypeAlias = Callable[[str], str]
 FAST_LIMITS = Limits(
@@ -128,12 +130,15 @@ def base_model(name: str) -> BaseModel:
 
 
 @contextmanager
-def running_gateway(folder: Path, triton_port: int, limits: Limits) -> Iterator[Gateway]:
+def running_gateway(
+    folder: Path, triton_port: int, limits: Limits, *, admin_key: str | None = ADMIN_KEY
+) -> Iterator[Gateway]:
     """The gateway on a free port, stopped at the end as SIGTERM would."""
     settings = Settings(
         _env_file=None,  # type: ignore[call-arg]  # pydantic-settings' own argument
         lora_data_dir=folder,
         triton_grpc_port=triton_port,
+        lora_admin_key=None if admin_key is None else SecretStr(admin_key),
     )
     config = uvicorn.Config(
         create_app(settings, limits), port=0, lifespan="on", timeout_graceful_shutdown=1

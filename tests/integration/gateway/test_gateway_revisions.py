@@ -71,6 +71,7 @@ def test_a_replacement_is_a_new_revision_of_the_same_adapter(
     changed = {key for key in after if after[key] != before[key]}
     assert changed - {"updated_at"} == {
         "status",
+        "progress",
         "revision",
         "etag",
         "rank",

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,12 @@ from adapter_sync.settings import Settings
 from adapter_sync.tiers import tier_named
 
 WIDTH, RANK = 16, 4
+BAD_PERIODS = ("0d", "-1d", "90", "d", "1.5h", "90d ", "1w", "٩d", "123456d")
 MODULE = "model.layers.0.self_attn.q_proj"
+KEY_FIELDS = (
+    *("id", "tenant", "name", "created_at", "expires_at", "revoked_at"),
+    "last_used_at",
+)
 CONFIG = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "target_modules": ["q_proj"]}
 
 
@@ -125,8 +131,8 @@ def test_a_new_tenant_gets_a_key_that_works(
 ) -> None:
     assert main(["tenant", "create", "acme", "--tier", "reserved", "--json"]) == 0
     made = document(capsys)
-    assert made.keys() == {"tenant", "api_key"}
-    tenant = registry.tenant_of_key(str(made["api_key"]))
+    assert made.keys() == {*KEY_FIELDS, "api_key"}
+    tenant = registry.caller(str(made["api_key"])).tenant
     assert (made["tenant"], tenant.name, tenant.tier) == ("acme", "acme", "reserved")
 
 
@@ -136,7 +142,7 @@ def test_the_text_says_that_the_key_is_shown_only_now(
     assert main(["tenant", "create", "acme", "--tier", "shared"]) == 0
     printed = capsys.readouterr()
     assert "shown only now" in printed.out
-    assert registry.tenant_of_key(printed.out.split()[-1]).name == "acme"
+    assert registry.caller(printed.out.split()[-1]).tenant.name == "acme"
     assert printed.err == ""
 
 
@@ -149,9 +155,106 @@ def test_a_second_key_works_beside_the_first(
     assert made["tenant"] == "acme"
     assert made["api_key"] != first
     for key in (first, str(made["api_key"])):
-        assert registry.tenant_of_key(key).name == "acme"
+        assert registry.caller(key).tenant.name == "acme"
     with pytest.raises(InvalidApiKeyError):
-        registry.tenant_of_key("pk-made-up")
+        registry.caller("pk-made-up")
+
+
+@pytest.mark.parametrize(
+    ("period", "seconds"), [("90d", 90 * 86_400), ("12h", 12 * 3600), ("30m", 1800)]
+)
+@pytest.mark.usefixtures("registry", "acme")
+def test_a_key_may_have_a_name_and_an_end(
+    period: str, seconds: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["key", "create", "acme", "--name", "my laptop", "--expires-in", period, "--json"]
+    assert main(command) == 0
+    made = document(capsys)
+    assert made["name"] == "my laptop"
+    assert isinstance(made["expires_at"], int)
+    assert abs(made["expires_at"] - time.time() - seconds) < 60
+    assert made["id"] == str(made["api_key"]).split("-")[1]
+
+
+def test_keys_are_listed_newest_first_with_their_state_and_no_secret(
+    registry: Registry, acme: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    past = datetime.now(UTC) - timedelta(days=1)
+    over = registry.issue_key(acme, name="an old one", expires_at=past)
+    revoked, valid = registry.issue_key(acme), registry.issue_key(acme)
+    registry.revoke_key(revoked.key.id)
+    assert main(["key", "list", acme]) == 0
+    printed = capsys.readouterr().out
+    header, *lines = printed.splitlines()
+    assert header.split() == ["ID", "STATE", "CREATED", "EXPIRES", "LAST", "USED", "NAME"]
+    assert [line.split()[:2] for line in lines] == [
+        [valid.key.id, "valid"],
+        [revoked.key.id, "revoked"],
+        [over.key.id, "expired"],
+    ]
+    assert "never" in lines[0]
+    assert lines[2].endswith("an old one")
+    assert main(["key", "list", acme, "--json"]) == 0
+    listed = capsys.readouterr().out
+    assert all(tuple(each) == KEY_FIELDS for each in data_of(json.loads(listed)))
+    for issued in (over, revoked, valid):
+        assert issued.text.split("-", 2)[2] not in printed + listed
+
+
+def test_a_revoked_key_opens_nothing_and_its_sister_still_does(
+    registry: Registry, acme: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost, kept = registry.issue_key(acme), registry.issue_key(acme)
+    for _ in range(2):
+        assert main(["key", "revoke", lost.key.id, "--json"]) == 0
+        assert document(capsys) == {"id": lost.key.id, "object": "api_key", "revoked": True}
+    with pytest.raises(InvalidApiKeyError):
+        registry.caller(lost.text)
+    assert registry.caller(kept.text).tenant.name == acme
+
+
+def test_a_tenant_s_tier_is_changed(
+    registry: Registry, acme: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = registry.create_key(acme)
+    assert main(["tenant", "set-tier", acme, "dedicated", "--json"]) == 0
+    assert document(capsys)["tier"] == "dedicated"
+    assert registry.caller(key).tenant.tier == "dedicated"
+
+
+def test_a_tenant_with_adapters_is_deleted_only_with_them(
+    registry: Registry, acme: str, peft_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = registry.create_key(acme)
+    assert main(upload(peft_folder, "--wait", "0")) == 0
+    capsys.readouterr()
+    assert main(["tenant", "delete", acme]) == 1
+    assert "--with-adapters" in capsys.readouterr().err
+    assert registry.caller(key).tenant.name == acme
+    tenant_id = registry.tenant(acme).id
+    assert main(["tenant", "delete", acme, "--with-adapters", "--json"]) == 0
+    assert document(capsys) == {"id": tenant_id, "object": "tenant", "deleted": True}
+    assert main(["tenant", "list", "--json"]) == 0
+    assert data_of(document(capsys)) == []
+    assert [adapter.status for adapter in registry.adapters_on("tiny")] == ["deleting"]
+
+
+def test_what_loractl_changes_is_in_the_audit_as_its_own(
+    registry: Registry, peft_folder: Path
+) -> None:
+    assert main(["tenant", "create", "acme", "--tier", "shared"]) == 0
+    assert main(upload(peft_folder, "--wait", "0")) == 0
+    assert main(["tenant", "delete", "acme", "--with-adapters"]) == 0
+    entries = registry.audit().items
+    assert {entry.actor for entry in entries} == {"loractl"}
+    assert [entry.action for entry in reversed(entries)] == [
+        "tenant.created",
+        "key.created",
+        "adapter.created",
+        "adapter.deleted",
+        "key.revoked",
+        "tenant.deleted",
+    ]
 
 
 def test_tenants_are_listed_in_aligned_columns(
@@ -365,6 +468,12 @@ def test_an_adapter_is_deleted_only_with_its_own_tenant_s_name(
         (["tenant", "create", "Acme", "--tier", "shared"], "'Acme' is not a valid tenant"),
         (["tenant", "create", "other", "--tier", "golden"], "no tier 'golden'"),
         (["key", "create", "nobody"], "no tenant 'nobody'"),
+        (["key", "create", "acme", "--name", ""], "'' is not a valid key name"),
+        (["key", "list", "nobody"], "no tenant 'nobody'"),
+        (["key", "revoke", "0" * 20], "no key '00000000000000000000'"),
+        (["tenant", "set-tier", "nobody", "shared"], "no tenant 'nobody'"),
+        (["tenant", "set-tier", "acme", "golden"], "no tier 'golden'"),
+        (["tenant", "delete", "nobody"], "no tenant 'nobody'"),
         (["adapters", "list", "--tenant", "nobody"], "no tenant 'nobody'"),
         (upload(Path("missing.safetensors")), "missing.safetensors: No such file or directory"),
         (upload(Path("missing.safetensors"), tenant="nobody"), "no tenant 'nobody'"),
@@ -405,6 +514,10 @@ def test_a_registry_that_can_t_be_opened_is_one_line(
         [],
         ["tenant"],
         ["tenant", "create", "acme"],
+        ["tenant", "set-tier", "acme"],
+        ["tenant", "delete"],
+        ["key", "revoke"],
+        *(["key", "create", "acme", "--expires-in", period] for period in BAD_PERIODS),
         ["adapters", "upload", "x"],
         ["adapters", "delete", "adp_0"],
         upload(Path("x"), "--wait", "-1"),
@@ -427,8 +540,12 @@ def test_wrong_usage_is_status_2_and_makes_nothing(argv: list[str], data_dir: Pa
         ["tenant"],
         ["tenant", "create"],
         ["tenant", "list"],
+        ["tenant", "set-tier"],
+        ["tenant", "delete"],
         ["key"],
         ["key", "create"],
+        ["key", "list"],
+        ["key", "revoke"],
         ["adapters"],
         ["adapters", "list"],
         ["adapters", "upload"],

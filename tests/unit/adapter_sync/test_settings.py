@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from adapter_sync.settings import MAX_SOCKET_FOLDER_BYTES, Settings
+from adapter_sync.errors import ConfigurationError
+from adapter_sync.settings import MAX_SOCKET_FOLDER_BYTES, Settings, load_settings
 
 
 @pytest.fixture
@@ -135,3 +136,28 @@ def test_a_long_data_folder_has_its_sockets_in_a_folder_of_its_own(
         assert len(os.fsencode(folder)) <= MAX_SOCKET_FOLDER_BYTES
         folders.add(folder)
     assert len(folders) == 2
+
+
+@pytest.mark.usefixtures("home")
+def test_there_is_no_admin_key_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().lora_admin_key is None
+    monkeypatch.setenv("LORA_ADMIN_KEY", "")
+    assert Settings().lora_admin_key is None
+    monkeypatch.setenv("LORA_ADMIN_KEY", "0123456789abcdef" * 2)
+    settings = Settings()
+    assert settings.lora_admin_key is not None
+    assert settings.lora_admin_key.get_secret_value() == "0123456789abcdef" * 2
+    assert "0123456789abcdef" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "weak", ["a" * 31, "a" * 16 + " " + "b" * 16, "ä" * 32, "pk-0123456789abcdef0123-" + "a" * 43]
+)
+@pytest.mark.usefixtures("home")
+def test_a_weak_admin_key_is_refused_without_telling_it(
+    weak: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_ADMIN_KEY", weak)
+    with pytest.raises(ConfigurationError, match="LORA_ADMIN_KEY") as refusal:
+        load_settings()
+    assert weak not in str(refusal.value)

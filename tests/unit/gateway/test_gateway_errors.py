@@ -23,9 +23,14 @@ from adapter_sync.errors import (
     InvalidAdapterError,
     InvalidApiKeyError,
     InvalidNameError,
+    KeyNotFoundError,
     LoraServerError,
+    TenantExistsError,
+    TenantHasAdaptersError,
+    TenantNotFoundError,
     TritonRefusedError,
     TritonUnavailableError,
+    UnknownCursorError,
     UnknownTierError,
 )
 from gateway import errors as gateway_errors
@@ -112,6 +117,30 @@ def test_every_error_class_has_a_rule(module: object) -> None:
             *(401, "invalid_request_error", None, "invalid_api_key"),
         ),
         (
+            TenantExistsError(name="acme"),
+            *(409, "invalid_request_error", "name", "tenant_exists"),
+        ),
+        (
+            TenantNotFoundError(name="acme"),
+            *(404, "invalid_request_error", None, "tenant_not_found"),
+        ),
+        (
+            TenantHasAdaptersError(name="acme", count=2),
+            *(409, "invalid_request_error", None, "tenant_has_adapters"),
+        ),
+        (
+            KeyNotFoundError(key_id="0"),
+            *(404, "invalid_request_error", None, "key_not_found"),
+        ),
+        (
+            UnknownCursorError(after="adp_1"),
+            *(400, "invalid_request_error", "after", "invalid_cursor"),
+        ),
+        (
+            UnknownTierError(tier="golden", known=["shared"]),
+            *(400, "invalid_request_error", "tier", "unknown_tier"),
+        ),
+        (
             ModelNotFoundError(requested_model="x"),
             *(404, "invalid_request_error", "model", "model_not_found"),
         ),
@@ -162,6 +191,8 @@ def test_an_error_has_its_status_and_all_four_keys(
         AliasNameTakenError(alias="a"),
         AliasLimitError(limit=100),
         AdapterFailedError(requested_model="x", reason="y"),
+        TenantExistsError(name="acme"),
+        TenantHasAdaptersError(name="acme", count=2),
     ],
 )
 def test_an_error_that_a_retry_cannot_cure_says_so(error: LoraServerError) -> None:
@@ -184,7 +215,6 @@ def test_a_transient_error_says_when_to_come_back(error: LoraServerError) -> Non
     "error",
     [
         ConfigurationError("/srv/data/secret.key is broken"),
-        UnknownTierError(tier="/srv/data", known=[]),
         TritonUnavailableError("UNAVAILABLE: /srv/data"),
         TritonRefusedError("/srv/data/model.py failed"),
         EngineFailedError("Traceback: /srv/data"),

@@ -4,7 +4,7 @@ import pytest
 
 from adapter_sync.errors import AdapterTooLargeError, InvalidApiKeyError
 from adapter_sync.tiers import Tier
-from gateway.auth import bearer_key, needs_key
+from gateway.auth import bearer_key, needs_admin_key, needs_key
 from gateway.limits import Limits
 from gateway.loading import preferred_wait_s
 from gateway.request_id import accepted_request_id
@@ -31,9 +31,19 @@ def test_everything_below_v1_needs_a_key(path: str) -> None:
     assert needs_key(path)
 
 
-@pytest.mark.parametrize("path", ["/", "/health/live", "/v1x", "/V1/models"])
+@pytest.mark.parametrize("path", ["/", "/health/live", "/v1x", "/V1/models", "/admin/v1"])
 def test_nothing_else_does(path: str) -> None:
     assert not needs_key(path)
+
+
+@pytest.mark.parametrize("path", ["/admin", "/admin/", "/admin/v1/tenants"])
+def test_everything_below_admin_needs_the_admin_key(path: str) -> None:
+    assert needs_admin_key(path)
+
+
+@pytest.mark.parametrize("path", ["/", "/health/live", "/v1/admin", "/administrator"])
+def test_nothing_else_needs_the_admin_key(path: str) -> None:
+    assert not needs_admin_key(path)
 
 
 @pytest.mark.parametrize("offered", ["a", "A-b_c.1", "x" * 128])

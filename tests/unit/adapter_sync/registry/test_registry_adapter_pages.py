@@ -31,10 +31,10 @@ def pages(registry: Registry, tenant: Tenant, query: AdapterQuery) -> list[list[
     found = []
     while True:
         page = registry.adapter_page(tenant.id, query)
-        found.append([adapter.name for adapter in page.adapters])
+        found.append([adapter.name for adapter in page.items])
         if not page.has_more:
             return found
-        query = replace(query, after=page.adapters[-1].id)
+        query = replace(query, after=page.items[-1].id)
 
 
 @pytest.mark.usefixtures("seven")

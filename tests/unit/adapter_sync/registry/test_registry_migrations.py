@@ -34,6 +34,25 @@ registry.close()
 """
 
 
+FIRST_RELEASE_S_KEY = f"pk-{'0' * 20}-{'A' * 43}"
+THEN = "2026-01-02 03:04:05.000000"
+FIRST_RELEASE_S_ROWS: tuple[tuple[str, tuple[object, ...]], ...] = (
+    ("INSERT INTO tenants VALUES (?, ?, ?, ?)", ("ten_1", "acme", "reserved", THEN)),
+    (
+        "INSERT INTO api_keys VALUES (?, ?, ?, ?)",
+        ("0" * 20, "ten_1", hashlib.sha256(FIRST_RELEASE_S_KEY.encode()).hexdigest(), THEN),
+    ),
+    (
+        "INSERT INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ("adp_1", "ten_1", "tiny", "finance", 1, "ready", None, None, THEN, THEN),
+    ),
+    (
+        "INSERT INTO revisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ("adp_1", 1, "d" * 64, "c" * 64, "b" * 64, 1, 4, 8.0, "[]", "[]", THEN),
+    ),
+)
+
+
 def tables(file: Path) -> set[str]:
     with closing(sqlite3.connect(file)) as connection:
         rows = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
@@ -111,6 +130,25 @@ def test_adapters_of_the_first_release_go_on_serving_when_they_did(
     assert ready.serving == ready.revision
     assert ready.revision.target_modules == ("q_proj",)
     assert [each.serving for each in adapters.values()] == [None] * len(adapters)
+
+
+def test_the_first_release_s_tenants_keys_and_adapters_live_on(tmp_path: Path) -> None:
+    file = tmp_path / "registry.db"
+    engine = sqlite_engine(file)
+    with writing(engine).begin() as connection:
+        upgrade(connection, "0001")
+        for statement, row in FIRST_RELEASE_S_ROWS:
+            connection.exec_driver_sql(statement, row)
+    engine.dispose()
+    with closing(Registry.open(f"sqlite:///{file}")) as registry:
+        caller = registry.caller(FIRST_RELEASE_S_KEY)
+        assert (caller.tenant.name, caller.tenant.tier) == ("acme", "reserved")
+        assert registry.keys("acme").items == (caller.key,)
+        assert (caller.key.expires_at, caller.key.last_used_at) == (None, None)
+        assert [adapter.name for adapter in registry.adapters(caller.tenant.id)] == ["finance"]
+        assert registry.audit().items == ()
+        registry.delete_tenant("acme", with_adapters=True)
+        assert registry.forget_adapter("adp_1") == ["b" * 64, "c" * 64]
 
 
 def test_an_upgrade_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_key_leads_to_its_tenant(registry: Registry) -> None:
     rival = registry.create_tenant("rival", "reserved")
     first, second = registry.create_key("acme"), registry.create_key("acme")
     other = registry.create_key("rival")
-    assert [registry.tenant_of_key(key) for key in (first, second, other)] == [acme, acme, rival]
+    assert [registry.caller(key).tenant for key in (first, second, other)] == [acme, acme, rival]
 
 
 def test_a_key_has_an_id_and_256_random_bits(registry: Registry) -> None:
@@ -67,7 +67,7 @@ def test_any_other_text_is_refused_in_words_without_it(registry: Registry, chang
     registry.create_tenant("acme", "shared")
     wrong = change(registry.create_key("acme"))
     with pytest.raises(InvalidApiKeyError, match="Incorrect API key provided") as refusal:
-        registry.tenant_of_key(wrong)
+        registry.caller(wrong)
     assert len(wrong) < 4 or wrong not in str(refusal.value)
 
 
@@ -76,7 +76,7 @@ def test_one_key_s_secret_is_no_use_with_another_key_s_id(registry: Registry) ->
         registry.create_tenant(name, "shared")
     mine, theirs = registry.create_key("acme"), registry.create_key("rival")
     with pytest.raises(InvalidApiKeyError):
-        registry.tenant_of_key(theirs[:24] + mine[24:])
+        registry.caller(theirs[:24] + mine[24:])
 
 
 def test_a_tenant_is_found_again_by_another_process_s_registry(

@@ -1,0 +1,30 @@
+"""The bodies that the admin API takes."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gateway.json_body import JsonBody
+
+_LAST_SECOND = 253_402_300_799
+"""Of the year 9999, after which there is no datetime."""
+
+
+class NewTenant(JsonBody):
+    """POST /admin/v1/tenants."""
+
+    name: str
+    tier: str
+
+
+class TenantChange(JsonBody):
+    """PATCH /admin/v1/tenants/{name}."""
+
+    tier: str
+
+
+class NewKey(JsonBody):
+    """POST /admin/v1/tenants/{name}/keys; `expires_at` in Unix seconds."""
+
+    name: str | None = None
+    expires_at: Annotated[int, Field(ge=0, le=_LAST_SECOND)] | None = None
