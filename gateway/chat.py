@@ -44,8 +44,9 @@ async def create_chat_completion(
             body=chat.body,
         )
 
-    async def renew() -> EngineRequest:
-        return engine_request((await target()).lora_name)
+    async def renew(refused: EngineRequest) -> EngineRequest | None:
+        lora_name = (await target()).lora_name
+        return None if lora_name == refused.lora_name else engine_request(lora_name)
 
     first = await target()
     return Relay(
