@@ -89,7 +89,8 @@ class Intake:
         Raises:
             InvalidNameError, TenantNotFoundError, BaseModelNotFoundError,
             AdaptersNotSupportedError, UnknownTierError, AdapterTooLargeError,
-            InvalidAdapterError, AdapterExistsError, AdapterLimitError, PreconditionFailedError, FetchGoneError.
+            InvalidAdapterError, AdapterExistsError, AdapterLimitError, PreconditionFailedError,
+            FetchGoneError.
 
         """
         check_adapter_name(name)

@@ -49,16 +49,18 @@ async def create_chat_completion(
             body=chat.body,
         )
 
-    async def asked() -> tuple[str, EngineRequest]:
+    async def renew(refused: EngineRequest) -> tuple[str, EngineRequest] | None:
         found = await target()
+        if found.lora_name == refused.lora_name:
+            return None
         return found.base_model, engine_request(found.lora_name)
 
-    base_model, first = await asked()
+    first = await target()
     return Relay(
         engine=services.engine,
-        base_model=base_model,
-        request=first,
-        renew=asked,
+        base_model=first.base_model,
+        request=engine_request(first.lora_name),
+        renew=renew,
         stream=chat.stream,
         limits=limits,
     )

@@ -32,8 +32,8 @@ class Relay(Response):
     Until the response has started, errors are raised and become an HTTP status. After that they
     are an event, and the end.
 
-    `renew` makes the request anew, for an engine that has let go of its adapter: a newer revision
-    may have taken over since the request was made.
+    `renew` makes a request anew, for an engine that has let go of its adapter: a newer revision
+    may have taken over since it was made. None says that there is nothing else to ask for.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Relay(Response):
         engine: EngineClient,
         base_model: str,
         request: EngineRequest,
-        renew: Callable[[], Awaitable[tuple[str, EngineRequest]]],
+        renew: Callable[[EngineRequest], Awaitable[tuple[str, EngineRequest] | None]],
         stream: bool,
         limits: Limits,
     ) -> None:
@@ -102,18 +102,13 @@ class Relay(Response):
                 try:
                     first = await first_of(call)
                 except AdapterNotReadyError:
-                    if not renewals_left or not await self._renewed():
+                    renewed = await self._renew(self._request) if renewals_left else None
+                    if renewed is None:
                         raise
+                    self._base_model, self._request = renewed
                     continue
                 yield call, first
                 return
-
-    async def _renewed(self) -> bool:
-        """Whether there is another adapter to ask for now."""
-        base_model, renewed = await self._renew()
-        changed = renewed.lora_name != self._request.lora_name
-        self._base_model, self._request = base_model, renewed
-        return changed
 
     async def _first(self, call: EngineCall) -> EngineResponse:
         return self._accepted(await call.read(within_s=self._limits.whole_answer_s))
