@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from adapter_sync.errors import AdapterTooLargeError
 from adapter_sync.record import Adapter, AdapterStatus, Tenant
+from adapter_sync.sources.bundle import AdapterFiles, unbundled
 from adapter_sync.tiers import Tier, tier_named
 from gateway.adapter_object import adapter_object
 from gateway.auth import CurrentTenant
@@ -79,15 +80,21 @@ async def _receive(
 def _accept(
     services: Services, tenant: Tenant, uploaded: UploadedAdapter, weights: Path
 ) -> Adapter:
-    return services.intake.accept(
-        tenant=tenant,
-        name=uploaded.name,
-        base_model=uploaded.base_model,
-        weights=weights,
-        weights_sha256=uploaded.weights_sha256,
-        config=uploaded.config,
-        lora_alpha=uploaded.lora_alpha,
+    received = AdapterFiles(
+        weights=weights, weights_sha256=uploaded.weights_sha256, config=uploaded.config
     )
+    with unbundled(
+        received, tier=tier_named(tenant.tier), staging_file=services.intake.staging_file
+    ) as files:
+        return services.intake.accept(
+            tenant=tenant,
+            name=uploaded.name,
+            base_model=uploaded.base_model,
+            weights=files.weights,
+            weights_sha256=files.weights_sha256,
+            config=files.config,
+            lora_alpha=uploaded.lora_alpha,
+        )
 
 
 async def _loaded(services: Services, adapter: Adapter, wait_s: float) -> Adapter:

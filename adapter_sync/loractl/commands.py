@@ -28,6 +28,7 @@ from adapter_sync.loractl.upload import adapter_files, stage
 from adapter_sync.record import Adapter, AdapterStatus, Tenant
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings, load_settings
+from adapter_sync.sources.bundle import AdapterFiles, unbundled
 from adapter_sync.tiers import tier_named
 
 _POLL_S = 0.1
@@ -149,17 +150,23 @@ def _accept(installation: Installation, tenant: Tenant, arguments: Namespace) ->
     weights, config = adapter_files(arguments.file, arguments.config)
     blobs = FolderBlobStore(settings.blobs_folder)
     intake = Intake(installation.registry, blobs, settings.staging_folder)
+    tier = tier_named(tenant.tier)
     with intake.staging_file() as staged:
-        digest = stage(weights, staged, tier_named(tenant.tier))
-        return intake.accept(
-            tenant=tenant,
-            name=arguments.name,
-            base_model=arguments.base_model,
+        received = AdapterFiles(
             weights=staged,
-            weights_sha256=digest,
+            weights_sha256=stage(weights, staged, tier),
             config=None if config is None else config.read_bytes(),
-            lora_alpha=arguments.lora_alpha,
         )
+        with unbundled(received, tier=tier, staging_file=intake.staging_file) as files:
+            return intake.accept(
+                tenant=tenant,
+                name=arguments.name,
+                base_model=arguments.base_model,
+                weights=files.weights,
+                weights_sha256=files.weights_sha256,
+                config=files.config,
+                lora_alpha=arguments.lora_alpha,
+            )
 
 
 def _wait(registry: Registry, adapter: Adapter, wait_s: float) -> Adapter:
