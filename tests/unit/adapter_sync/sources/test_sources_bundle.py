@@ -39,7 +39,7 @@ TIER = Tier(name="small", max_adapters=1, max_adapter_bytes=3_000_000)
 WEIGHTS = "adapter_model.safetensors"
 CONTENT = bytes(range(256)) * 40
 CONFIG = json.dumps({"peft_type": "LORA", "r": 4})
-GOOD = {WEIGHTS: CONTENT, "adapter_config.json": CONFIG}
+GOOD: dict[str, bytes | str] = {WEIGHTS: CONTENT, "adapter_config.json": CONFIG}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ def test_a_file_that_is_no_zip_stays_as_it_is(unpack: Unpack) -> None:
 
 
 def test_other_files_are_passed_over(unpack: Unpack) -> None:
-    others = {
+    others: dict[str, bytes | str] = {
         "customerA/README.md": "# A",
         "customerA/tokenizer.json": "{}",
         "customerA/tokenizer_config.json": "{}",
