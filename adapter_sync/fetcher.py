@@ -18,10 +18,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapter_sync.errors import FetchGoneError, LoraServerError
 from adapter_sync.fetches import Fetch, FetchStage
-from adapter_sync.intake import AdapterFiles, Intake
+from adapter_sync.intake import Intake
 from adapter_sync.registry import Registry
 from adapter_sync.registry.fetches import ClaimedFetch
 from adapter_sync.secret_key import unseal
+from adapter_sync.sources.files import AdapterFiles
 from adapter_sync.sources.hub import download
 
 log = structlog.get_logger(__name__)

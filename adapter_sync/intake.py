@@ -6,9 +6,8 @@ Synchronous and thread-safe; the gateway calls it in a thread.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +17,6 @@ from adapter_sync.blobs import BlobStore
 from adapter_sync.errors import AdapterTooLargeError
 from adapter_sync.record import (
     CREATE_ONLY,
-    UPLOADED,
     Adapter,
     Overwrite,
     Revision,
@@ -26,27 +24,12 @@ from adapter_sync.record import (
     check_adapter_name,
 )
 from adapter_sync.registry import Registry
+from adapter_sync.sources.files import AdapterFiles
 from adapter_sync.staging import blobs_lock, remove_unheld_files, staged_file
 from adapter_sync.tiers import tier_named
 from adapter_sync.validation import AdapterFacts, check_adapter
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterFiles:
-    """What came of an adapter, and where from.
-
-    `weights` is the adapter_model.safetensors, on the blobs' file system; it is moved away when
-    the adapter is accepted. `weights_sha256` is its SHA-256 (hex). `config` is the
-    adapter_config.json, if there was one; `lora_alpha` the sender's word on it otherwise.
-    """
-
-    weights: Path
-    weights_sha256: str
-    config: bytes | None = None
-    lora_alpha: float | None = None
-    source: Mapping[str, object] = field(default_factory=lambda: UPLOADED)
 
 
 class Intake:

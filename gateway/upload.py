@@ -10,8 +10,9 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from starlette.responses import Response
 
 from adapter_sync.errors import AdapterTooLargeError
-from adapter_sync.intake import AdapterFiles
 from adapter_sync.record import Adapter, Overwrite, Tenant
+from adapter_sync.sources.bundle import unbundled
+from adapter_sync.sources.files import AdapterFiles
 from adapter_sync.tiers import Tier, tier_named
 from gateway.adapter_object import adapter_answer
 from gateway.auth import CurrentTenant
@@ -78,15 +79,19 @@ def _accept(
     weights: Path,
     condition: frozenset[str] | None,
 ) -> Adapter:
-    return services.intake.accept(
-        tenant=tenant,
-        name=uploaded.name,
-        base_model=uploaded.base_model,
-        files=AdapterFiles(
-            weights=weights,
-            weights_sha256=uploaded.weights_sha256,
-            config=uploaded.config,
-            lora_alpha=uploaded.lora_alpha,
-        ),
-        overwrite=Overwrite(replace=uploaded.replace, if_match=condition),
+    received = AdapterFiles(
+        weights=weights,
+        weights_sha256=uploaded.weights_sha256,
+        config=uploaded.config,
+        lora_alpha=uploaded.lora_alpha,
     )
+    with unbundled(
+        received, tier=tier_named(tenant.tier), staging_file=services.intake.staging_file
+    ) as files:
+        return services.intake.accept(
+            tenant=tenant,
+            name=uploaded.name,
+            base_model=uploaded.base_model,
+            files=files,
+            overwrite=Overwrite(replace=uploaded.replace, if_match=condition),
+        )

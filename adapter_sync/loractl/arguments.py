@@ -152,7 +152,8 @@ def _add_upload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "file",
         metavar="FILE",
         type=Path,
-        help="adapter_model.safetensors, or a PEFT folder with it and its adapter_config.json",
+        help="adapter_model.safetensors, or a PEFT folder or a .zip with it and its "
+        "adapter_config.json",
     )
     upload.add_argument("--tenant", required=True, metavar="NAME", help="the owner's name")
     upload.add_argument("--name", required=True, metavar="NAME", help="the adapter's name")

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.errors import LoraServerError
-from adapter_sync.intake import AdapterFiles, Intake
+from adapter_sync.intake import Intake
 from adapter_sync.loractl.output import (
     adapter_document,
     adapters_table,
@@ -31,6 +31,8 @@ from adapter_sync.loractl.upload import adapter_files, stage
 from adapter_sync.record import Adapter, AdapterStatus, IssuedKey, Overwrite, Tenant
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings, load_settings
+from adapter_sync.sources.bundle import unbundled
+from adapter_sync.sources.files import AdapterFiles
 from adapter_sync.tiers import tier_named
 
 _POLL_S = 0.1
@@ -195,20 +197,22 @@ def _accept(installation: Installation, tenant: Tenant, arguments: Namespace) ->
     weights, config = adapter_files(arguments.file, arguments.config)
     blobs = FolderBlobStore(settings.blobs_folder)
     intake = Intake(installation.registry, blobs, settings.staging_folder)
+    tier = tier_named(tenant.tier)
     with intake.staging_file() as staged:
-        digest = stage(weights, staged, tier_named(tenant.tier))
-        return intake.accept(
-            tenant=tenant,
-            name=arguments.name,
-            base_model=arguments.base_model,
-            files=AdapterFiles(
-                weights=staged,
-                weights_sha256=digest,
-                config=None if config is None else config.read_bytes(),
-                lora_alpha=arguments.lora_alpha,
-            ),
-            overwrite=Overwrite(replace=arguments.replace),
+        received = AdapterFiles(
+            weights=staged,
+            weights_sha256=stage(weights, staged, tier),
+            config=None if config is None else config.read_bytes(),
+            lora_alpha=arguments.lora_alpha,
         )
+        with unbundled(received, tier=tier, staging_file=intake.staging_file) as files:
+            return intake.accept(
+                tenant=tenant,
+                name=arguments.name,
+                base_model=arguments.base_model,
+                files=files,
+                overwrite=Overwrite(replace=arguments.replace),
+            )
 
 
 def _wait(registry: Registry, adapter: Adapter, wait_s: float) -> Adapter:

@@ -27,7 +27,7 @@ from adapter_sync.errors import (
     PreconditionFailedError,
     RevisionNotFoundError,
 )
-from adapter_sync.intake import AdapterFiles, Intake
+from adapter_sync.intake import Intake
 from adapter_sync.record import (
     CREATE_ONLY,
     Adapter,
@@ -37,6 +37,7 @@ from adapter_sync.record import (
     Tenant,
 )
 from adapter_sync.registry import Registry
+from adapter_sync.sources.files import AdapterFiles
 from adapter_sync.staging import blobs_lock
 from adapter_sync.tiers import tier_named
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -376,6 +377,36 @@ def test_an_adapter_that_nobody_loads_is_not_waited_for_for_ever(
     assert re.fullmatch(
         r"loractl: tiny:finance is added, but not ready after 0\.3 s.*\n", printed.err
     )
+
+
+def test_a_zip_is_uploaded_like_a_folder(
+    registry: Registry, acme: str, peft_folder: Path, tmp_path: Path
+) -> None:
+    # Told by its content: the name is the operator's.
+    archive = tmp_path / "customerA"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for file in peft_folder.iterdir():
+            bundle.write(file, f"finance/{file.name}")
+    assert main(upload(peft_folder, "--wait", "0", name="folder")) == 0
+    assert main(upload(archive, "--wait", "0", name="zip")) == 0
+    of_folder, of_zip = (
+        registry.find_adapter(registry.tenant(acme).id, "tiny", name) for name in ("folder", "zip")
+    )
+    assert of_zip.revision == of_folder.revision
+    assert list((Settings().staging_folder / "uploads").iterdir()) == []
+
+
+def test_a_config_beside_a_zip_that_has_one_is_refused(
+    registry: Registry, acme: str, peft_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, archive = peft_folder / "adapter_config.json", peft_folder / "a.zip"
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for file in (peft_folder / "adapter_model.safetensors", config):
+            bundle.write(file, file.name)
+    assert main(upload(archive, "--config", str(config))) == 1
+    assert "Leave out the one beside it" in capsys.readouterr().err
+    assert registry.adapters(registry.tenant(acme).id) == []
+    assert list((Settings().staging_folder / "uploads").iterdir()) == []
 
 
 def test_a_bad_upload_leaves_nothing_behind(
