@@ -12,7 +12,8 @@
     │   ├── InvalidApiKeyError      no key, or one that was never issued
     │   ├── TenantExistsError
     │   ├── TenantNotFoundError
-    │   ├── UnknownTierError
+    │   ├── UnknownTierError        no tier of that name
+    │   ├── TierMissingError        a tenant's tier is not, or no more, among the tiers
     │   └── ConfigurationError      a setting or a file of the installation is wrong
     └── TransientError              may succeed later, with nothing changed by the caller
         ├── TritonUnavailableError  Triton does not answer, or not in time
@@ -152,6 +153,18 @@ class UnknownTierError(PermanentError):
 
     def __init__(self, *, tier: str, known: Sequence[str]) -> None:
         super().__init__(f"There is no tier '{tier}'. The tiers are: {', '.join(sorted(known))}.")
+
+
+class TierMissingError(PermanentError):
+    """A tenant has a tier that the installation's tiers file does not have."""
+
+    code = "tier_missing"
+
+    def __init__(self, *, tier: str) -> None:
+        super().__init__(
+            f"Your tier '{tier}' is not configured on this server. Ask its operator to add it to "
+            "the tiers file."
+        )
 
 
 class ConfigurationError(PermanentError):

@@ -17,7 +17,7 @@ from adapter_sync.errors import AdapterTooLargeError
 from adapter_sync.record import Adapter, Revision, Tenant, check_adapter_name
 from adapter_sync.registry import Registry
 from adapter_sync.staging import blobs_lock, remove_unheld_files, staged_file
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import Tier
 from adapter_sync.validation import AdapterFacts, check_adapter
 
 log = structlog.get_logger(__name__)
@@ -60,13 +60,13 @@ class Intake:
             lora_alpha: the sender's word on it, for an upload without a config.
 
         Raises:
-            InvalidNameError, BaseModelNotFoundError, UnknownTierError, AdapterTooLargeError,
+            InvalidNameError, BaseModelNotFoundError, TierMissingError, AdapterTooLargeError,
             InvalidAdapterError, AdapterExistsError, AdapterLimitError.
 
         """
         check_adapter_name(name)
         base = self._registry.base_model(base_model)
-        size_bytes = _check_size(weights, tenant)
+        size_bytes = _check_size(weights, self._registry.tiers.of(tenant))
         facts = check_adapter(weights, config=config, lora_alpha=lora_alpha, base=base)
         served_config = _config_bytes(facts)
         revision = _revision(
@@ -135,8 +135,8 @@ class Intake:
         return len(unused)
 
 
-def _check_size(weights: Path, tenant: Tenant) -> int:
-    size_bytes, tier = weights.stat().st_size, tier_named(tenant.tier)
+def _check_size(weights: Path, tier: Tier) -> int:
+    size_bytes = weights.stat().st_size
     if size_bytes > tier.max_adapter_bytes:
         raise AdapterTooLargeError(limit_bytes=tier.max_adapter_bytes, tier=tier.name)
     return size_bytes

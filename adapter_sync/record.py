@@ -1,4 +1,4 @@
-"""What the registry keeps: tenants, base models, adapters and their revisions, as plain values.
+"""What the registry keeps: tenants, base models, adapters, their revisions and usage, as values.
 
 Imports nothing of the project but its errors, so that every room may use it.
 """
@@ -6,7 +6,7 @@ Imports nothing of the project but its errors, so that every room may use it.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 
 from adapter_sync.errors import InvalidNameError
@@ -83,6 +83,7 @@ class Adapter:
     revision: Revision
     created_at: datetime
     updated_at: datetime
+    last_used_at: datetime | None = None
 
     @property
     def lora_name(self) -> str:
@@ -93,6 +94,58 @@ class Adapter:
     def requested_model(self) -> str:
         """The string a client puts into `model`."""
         return f"{self.base_model}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageKey:
+    """What usage is counted by; the day is UTC's, a base model has no adapter."""
+
+    day: date
+    tenant_id: str
+    key_id: str | None
+    requested_model: str
+    adapter_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How much was used."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageBatch:
+    """Usage to be added once: a writer's batches are numbered from 1 and come in this order."""
+
+    writer: str
+    number: int
+    used: Mapping[UsageKey, Usage]
+    adapters_used_at: Mapping[str, datetime]
+
+
+class UsageField(StrEnum):
+    """What usage may be grouped by."""
+
+    DAY = "day"
+    MODEL = "model"
+    ADAPTER = "adapter"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageBucket:
+    """What was used by all that have these values in the fields that were grouped by."""
+
+    group: Mapping[UsageField, str | date | None]
+    usage: Usage
+
+
+def adapter_id_of(lora_name: str) -> str:
+    """The adapter behind an identity inside the engine."""
+    return lora_name.partition("@")[0]
 
 
 def check_adapter_name(name: str) -> str:

@@ -189,6 +189,7 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         errors.TenantExistsError: _INTERNAL,
         errors.TenantNotFoundError: _INTERNAL,
         errors.UnknownTierError: _INTERNAL,
+        errors.TierMissingError: Rule(status=500, headers=NO_RETRY),
         errors.ConfigurationError: _INTERNAL,
         errors.TransientError: _RETRYABLE,
         errors.TritonUnavailableError: _RETRYABLE,

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from adapter_sync.errors import AdapterTooLargeError
 from adapter_sync.record import Adapter, AdapterStatus, Tenant
-from adapter_sync.tiers import Tier, tier_named
+from adapter_sync.tiers import Tier
 from gateway.adapter_object import adapter_object
 from gateway.auth import CurrentTenant
 from gateway.body import body_chunks, content_length, joined
@@ -33,7 +33,7 @@ async def upload_adapter(
 
     201 with the adapter as it then is: an upload is never lost because its loading takes long.
     """
-    tier = tier_named(tenant.tier)
+    tier = services.registry.tiers.of(tenant)
     check_announced_size(content_length(request), tier, services.limits)
     async with contextmanager_in_threadpool(services.intake.staging_file()) as weights:
         uploaded = await _receive(request, weights, tier, services)

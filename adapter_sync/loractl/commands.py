@@ -28,7 +28,7 @@ from adapter_sync.loractl.upload import adapter_files, stage
 from adapter_sync.record import Adapter, AdapterStatus, Tenant
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings, load_settings
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import load_tiers
 
 _POLL_S = 0.1
 
@@ -55,7 +55,8 @@ def run(arguments: Namespace) -> int:
     """Run the command that the arguments name; the exit status."""
     try:
         settings = load_settings()
-        with _quiet_logs(), closing(Registry.open(settings.registry_url)) as registry:
+        tiers = load_tiers(settings.lora_tiers_file)
+        with _quiet_logs(), closing(Registry.open(settings.registry_url, tiers)) as registry:
             installation = Installation(settings=settings, registry=registry)
             outcome = _COMMANDS[arguments.command](installation, arguments)
     except (LoraServerError, OSError, SQLAlchemyError) as error:
@@ -150,7 +151,7 @@ def _accept(installation: Installation, tenant: Tenant, arguments: Namespace) ->
     blobs = FolderBlobStore(settings.blobs_folder)
     intake = Intake(installation.registry, blobs, settings.staging_folder)
     with intake.staging_file() as staged:
-        digest = stage(weights, staged, tier_named(tenant.tier))
+        digest = stage(weights, staged, installation.registry.tiers.of(tenant))
         return intake.accept(
             tenant=tenant,
             name=arguments.name,

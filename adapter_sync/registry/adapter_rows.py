@@ -61,6 +61,7 @@ def adapter_of(row: Row[tuple[object, ...]]) -> Adapter:
         revision=_revision(row),
         created_at=row.created_at,
         updated_at=row.updated_at,
+        last_used_at=row.last_used_at,
     )
 
 

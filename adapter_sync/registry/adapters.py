@@ -20,7 +20,7 @@ from adapter_sync.registry.adapter_rows import (
 from adapter_sync.registry.base_models import require_base_model
 from adapter_sync.registry.keys import new_id
 from adapter_sync.registry.tables import NOT_DELETING, adapters, revisions
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import Tier, Tiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +33,23 @@ class AdapterState:
 
 
 def insert_adapter(
-    connection: Connection, *, tenant: Tenant, name: str, base_model: str, revision: Revision
+    connection: Connection,
+    *,
+    tenant: Tenant,
+    name: str,
+    base_model: str,
+    revision: Revision,
+    tiers: Tiers,
 ) -> Adapter:
     """An adapter that is loading.
 
-    Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError.
+    Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
+    TierMissingError.
     """
     check_adapter_name(name)
     require_base_model(connection, base_model)
     _require_free_name(connection, tenant_id=tenant.id, base_model=base_model, name=name)
-    _require_room(connection, tenant)
+    _require_room(connection, tenant, tiers.of(tenant))
     now = datetime.now(UTC)
     adapter = Adapter(
         id=new_id("adp_"),
@@ -149,8 +156,7 @@ def _require_free_name(
         raise AdapterExistsError(name=name, base_model=base_model, adapter_id=taken_by)
 
 
-def _require_room(connection: Connection, tenant: Tenant) -> None:
-    tier = tier_named(tenant.tier)
+def _require_room(connection: Connection, tenant: Tenant, tier: Tier) -> None:
     of_tenant = and_(adapters.c.tenant_id == tenant.id, NOT_DELETING)
     count = connection.scalar(select(func.count()).select_from(adapters).where(of_tenant)) or 0
     if count >= tier.max_adapters:

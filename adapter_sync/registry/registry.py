@@ -3,11 +3,22 @@
 Each method is one transaction. Any thread of any process may call any of them at any time.
 """
 
+from collections.abc import Collection
+from datetime import date
 from typing import Self
 
 from sqlalchemy import select
 
-from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Revision, Tenant
+from adapter_sync.record import (
+    Adapter,
+    AdapterStatus,
+    BaseModel,
+    Revision,
+    Tenant,
+    UsageBatch,
+    UsageBucket,
+    UsageField,
+)
 from adapter_sync.registry.adapters import (
     AdapterState,
     delete_deleting,
@@ -35,21 +46,25 @@ from adapter_sync.registry.tenants import (
     select_tenant_of_key,
     select_tenants,
 )
+from adapter_sync.registry.usage import add_usage, select_usage
+from adapter_sync.tiers import Tiers, load_tiers
 
 
 class Registry:
     """The registry on one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tiers: Tiers) -> None:
         self._database = database
+        self.tiers = tiers
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, tiers: Tiers | None = None) -> Self:
         """The registry at SQLAlchemy's URL, made when it isn't there and at the newest schema.
 
-        Safe when several processes open it at once. Raises ConfigurationError.
+        Without `tiers` it goes by the built-in ones. Safe when several processes open it at once.
+        Raises ConfigurationError.
         """
-        return cls(Database.open(url))
+        return cls(Database.open(url), tiers or load_tiers())
 
     def close(self) -> None:
         """Close every connection."""
@@ -64,7 +79,7 @@ class Registry:
     def create_tenant(self, name: str, tier: str) -> Tenant:
         """Raises InvalidNameError, UnknownTierError, TenantExistsError."""
         with self._database.writing() as connection:
-            return insert_tenant(connection, name=name, tier=tier)
+            return insert_tenant(connection, name=name, tier=tier, tiers=self.tiers)
 
     def tenant(self, name: str) -> Tenant:
         """Raises TenantNotFoundError."""
@@ -116,11 +131,17 @@ class Registry:
     ) -> Adapter:
         """A new adapter, loading. Adapters being deleted neither count nor hold their name.
 
-        Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError.
+        Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
+        TierMissingError.
         """
         with self._database.changing() as connection:
             return insert_adapter(
-                connection, tenant=tenant, name=name, base_model=base_model, revision=revision
+                connection,
+                tenant=tenant,
+                name=name,
+                base_model=base_model,
+                revision=revision,
+                tiers=self.tiers,
             )
 
     def adapter(self, tenant_id: str, adapter_id: str) -> Adapter:
@@ -185,3 +206,20 @@ class Registry:
         """Whether an adapter's revision has this blob (SHA-256) as its config or its weights."""
         with self._database.reading() as connection:
             return is_blob_used(connection, digest)
+
+    def add_usage(self, batch: UsageBatch) -> bool:
+        """Add a batch, with its adapters' last use; whether it was not there already.
+
+        All of it is added or nothing, and the same batch may come again after any error.
+        """
+        with self._database.writing() as connection:
+            return add_usage(connection, batch)
+
+    def usage(
+        self, tenant_id: str, *, first: date, last: date, group_by: Collection[UsageField]
+    ) -> list[UsageBucket]:
+        """What a tenant used from the first day to the last one, sorted by what it's grouped by."""
+        with self._database.reading() as connection:
+            return select_usage(
+                connection, tenant_id=tenant_id, first=first, last=last, group_by=group_by
+            )

@@ -6,6 +6,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
+    Date,
     DateTime,
     Dialect,
     Float,
@@ -96,6 +97,7 @@ adapters = Table(
     Column("error_message", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("last_used_at", UtcDateTime),
 )
 
 # The value stands in the statement, not in a parameter: only then does SQLite see that a query
@@ -133,4 +135,28 @@ change_counter = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),
+)
+
+# No foreign keys: usage outlives the keys and adapters that it was counted for. What is missing
+# is '', because a NULL is never in conflict with another.
+usage = Table(
+    "usage",
+    metadata,
+    Column("tenant_id", String(32), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("requested_model", Text, primary_key=True),
+    Column("adapter_id", String(32), primary_key=True),
+    Column("key_id", String(32), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+)
+
+# A row for each process that writes usage: its last batch, so that none is added twice.
+usage_writers = Table(
+    "usage_writers",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("last_batch", BigInteger, nullable=False),
+    Column("written_at", UtcDateTime, nullable=False, index=True),
 )

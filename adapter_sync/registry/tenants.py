@@ -9,7 +9,7 @@ from adapter_sync.errors import InvalidApiKeyError, TenantExistsError, TenantNot
 from adapter_sync.record import Tenant, check_tenant_name
 from adapter_sync.registry.keys import key_id_of, key_matches, key_sha256, new_id, new_key
 from adapter_sync.registry.tables import api_keys, tenants
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import Tiers
 
 WRONG_KEY = (
     "Incorrect API key provided. Send a key as 'Authorization: Bearer pk-…'; the operator makes "
@@ -17,12 +17,12 @@ WRONG_KEY = (
 )
 
 
-def insert_tenant(connection: Connection, *, name: str, tier: str) -> Tenant:
+def insert_tenant(connection: Connection, *, name: str, tier: str, tiers: Tiers) -> Tenant:
     """Raises InvalidNameError, UnknownTierError, TenantExistsError."""
     tenant = Tenant(
         id=new_id("ten_"),
         name=check_tenant_name(name),
-        tier=tier_named(tier).name,
+        tier=tiers.named(tier).name,
         created_at=datetime.now(UTC),
     )
     try:

@@ -23,7 +23,7 @@ from adapter_sync.loractl.upload import stage
 from adapter_sync.record import AdapterStatus, BaseModel
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import load_tiers
 
 WIDTH, RANK = 16, 4
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -286,7 +286,7 @@ def test_a_file_over_the_limit_is_refused_before_it_is_copied(
     assert main(upload(file)) == 1
     assert "larger than 500 MB" in capsys.readouterr().err
     with pytest.raises(AdapterTooLargeError):
-        stage(file, staged, tier_named("shared"))
+        stage(file, staged, load_tiers().named("shared"))
     assert not staged.exists()
 
 
