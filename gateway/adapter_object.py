@@ -24,6 +24,7 @@ def adapter_object(adapter: Adapter) -> dict[str, Any]:
         "size_bytes": adapter.revision.size_bytes,
         "created_at": int(adapter.created_at.timestamp()),
         "updated_at": int(adapter.updated_at.timestamp()),
+        "last_used_at": adapter.last_used_at and int(adapter.last_used_at.timestamp()),
         "warnings": list(adapter.revision.warnings),
     }
 

@@ -16,6 +16,7 @@ from adapter_sync.errors import LoraServerError
 from adapter_sync.intake import Intake
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
+from adapter_sync.tiers import Tiers, load_tiers
 from gateway.access_log import AccessLog
 from gateway.adapters import delete_adapter, list_adapters, show_adapter
 from gateway.auth import Authentication
@@ -25,11 +26,15 @@ from gateway.errors import handle_error
 from gateway.health import live, ready
 from gateway.limits import Limits
 from gateway.models import list_models
+from gateway.rate_limited import RateLimited
+from gateway.rate_limits import RateLimits
 from gateway.request_id import RequestId
 from gateway.secret_key import load_secret_key
 from gateway.services import Services
 from gateway.triton import TritonClient
 from gateway.upload import upload_adapter
+from gateway.usage import show_usage
+from gateway.usage_recorder import UsageRecorder
 
 _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("GET", "/health/live", live),
@@ -40,14 +45,19 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("POST", "/v1/adapters/upload", upload_adapter),
     ("GET", "/v1/adapters/{adapter_id}", show_adapter),
     ("DELETE", "/v1/adapters/{adapter_id}", delete_adapter),
+    ("GET", "/v1/usage", show_usage),
 )
 _ANSWERED_ERRORS = (LoraServerError, HTTPException, RequestValidationError, ClientDisconnect)
 
 
 def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
-    """The gateway. The registry and Triton are reached for when it starts, not before."""
+    """The gateway. The registry and Triton are reached for when it starts, not before.
+
+    Raises ConfigurationError when the tiers file is wrong.
+    """
+    tiers = load_tiers(settings.lora_tiers_file)
     app = FastAPI(
-        lifespan=_lifespan(settings, limits or Limits()),
+        lifespan=_lifespan(settings, tiers, limits or Limits()),
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=dict.fromkeys(_ANSWERED_ERRORS, handle_error),
@@ -55,21 +65,24 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
     for method, path, endpoint in _ROUTES:
         app.add_api_route(path, endpoint, methods=[method])
     # The last one added is the outermost.
-    for middleware in (Authentication, AccessLog, RequestId):
+    for middleware in (RateLimited, Authentication, AccessLog, RequestId):
         app.add_middleware(middleware)
     return app
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, limits: Limits) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, tiers: Tiers, limits: Limits
+) -> AsyncIterator[Services]:
     """The gateway's parts, closed at the end. Raises ConfigurationError."""
-    registry = await to_thread.run_sync(Registry.open, settings.registry_url)
+    registry = await to_thread.run_sync(Registry.open, settings.registry_url, tiers)
     triton = TritonClient(f"{settings.triton_host}:{settings.triton_grpc_port}")
     try:
         blobs = FolderBlobStore(settings.blobs_folder)
         intake = Intake(registry, blobs, settings.staging_folder)
         await to_thread.run_sync(intake.remove_leftovers)
-        yield Services(
+        usage = UsageRecorder(registry)
+        services = Services(
             registry=registry,
             base_models=BaseModels(registry),
             intake=intake,
@@ -78,20 +91,24 @@ async def open_services(settings: Settings, limits: Limits) -> AsyncIterator[Ser
                 load_secret_key, settings.lora_data_dir.resolve()
             ),
             limits=limits,
+            rate_limits=RateLimits(),
+            usage=usage,
             upload_threads=CapacityLimiter(limits.upload_threads),
             started_at=int(time.time()),
         )
+        async with usage.flushing():
+            yield services
     finally:
         await triton.close()
         await to_thread.run_sync(registry.close)
 
 
 def _lifespan(
-    settings: Settings, limits: Limits
+    settings: Settings, tiers: Tiers, limits: Limits
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Services]]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Services]]:
-        async with open_services(settings, limits) as services:
+        async with open_services(settings, tiers, limits) as services:
             yield {"services": services}
 
     return lifespan

@@ -1,11 +1,13 @@
 """POST /v1/chat/completions."""
 
 import uuid
+from functools import partial
 
 from anyio import to_thread
 from fastapi import Request
 from starlette.responses import Response
 
+from adapter_sync.record import adapter_id_of
 from gateway.auth import CurrentTenant
 from gateway.body import read_body
 from gateway.chat_request import parse_chat_request
@@ -44,4 +46,11 @@ async def create_chat_completion(
         ),
         stream=chat.stream,
         limits=limits,
+        meter=services.usage.meter(
+            tenant_id=tenant.id,
+            key_id=getattr(request.state, "key_id", None),
+            requested_model=chat.requested_model,
+            adapter_id=target.lora_name and adapter_id_of(target.lora_name),
+            spend=partial(services.rate_limits.spend_tokens, tenant.id),
+        ),
     )

@@ -12,6 +12,7 @@ from gateway.engine_errors import engine_error
 from gateway.errors import ServerStoppingError, answer_for
 from gateway.limits import Limits
 from gateway.triton import EngineCall, EngineClient, EngineRequest, EngineResponse
+from gateway.usage_recorder import Meter
 
 KEEP_ALIVE = b": keep-alive\n\n"
 _LOWEST_ERROR_STATUS = 400
@@ -37,6 +38,7 @@ class Relay(Response):
         request: EngineRequest,
         stream: bool,
         limits: Limits,
+        meter: Meter,
     ) -> None:
         super().__init__()
         self._engine = engine
@@ -44,6 +46,7 @@ class Relay(Response):
         self._request = request
         self._stream = stream
         self._limits = limits
+        self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises LoraServerError, as long as no byte was sent."""
@@ -51,11 +54,13 @@ class Relay(Response):
         try:
             await unless_disconnected(receive, answer(scope, receive, send))
         except ClientDisconnect:
+            # The engine was asked, whether or not it had begun to answer.
+            self._meter.count_request()
             scope["state"]["log_fields"]["client_left"] = True
 
     async def _answer_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._engine.call(self._base_model, self._request) as call:
-            first = self._accepted(await call.read(within_s=self._limits.whole_answer_s))
+            first = self._accepted(await self._read(call, self._limits.whole_answer_s))
             pieces = [first.payload]
             while (piece := await self._next(call)) is not None:
                 pieces.append(piece.payload)
@@ -87,7 +92,7 @@ class Relay(Response):
 
     async def _first(self, call: EngineCall, events: "_Events") -> EngineResponse:
         """The first response, keeping the connection busy meanwhile."""
-        reading = asyncio.ensure_future(call.read(within_s=self._limits.first_response_s))
+        reading = asyncio.ensure_future(self._read(call, self._limits.first_response_s))
         try:
             while not (await asyncio.wait({reading}, timeout=self._limits.keep_alive_s))[0]:
                 await events.write(KEEP_ALIVE)
@@ -96,7 +101,7 @@ class Relay(Response):
             reading.cancel()
 
     async def _next(self, call: EngineCall) -> EngineResponse | None:
-        response = await call.read(within_s=self._limits.between_responses_s)
+        response = await self._read(call, self._limits.between_responses_s)
         if response is not None and response.status is not None:
             self._raise_for_status(response.status, response.payload)
         return response
@@ -106,7 +111,17 @@ class Relay(Response):
         if first is None or first.status is None:
             raise TritonRefusedError("the engine's first response has no status")
         self._raise_for_status(first.status, first.payload)
+        self._meter.count_request()
         return first
+
+    async def _read(self, call: EngineCall, within_s: float) -> EngineResponse | None:
+        """The next piece of the answer; what it tells of usage is counted first."""
+        while (response := await call.read(within_s=within_s)) is not None:
+            if response.usage is not None:
+                self._meter.count_tokens(response.usage)
+            if response.payload or response.status is not None:
+                return response
+        return None
 
     def _raise_for_status(self, status: int, payload: bytes) -> None:
         if status >= _LOWEST_ERROR_STATUS:

@@ -10,7 +10,9 @@ from adapter_sync.intake import Intake
 from adapter_sync.registry import Registry
 from gateway.base_models import BaseModels
 from gateway.limits import Limits
+from gateway.rate_limits import RateLimits
 from gateway.triton import EngineClient
+from gateway.usage_recorder import UsageRecorder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,8 @@ class Services:
     engine: EngineClient
     cache_salt_key: bytes
     limits: Limits
+    rate_limits: RateLimits
+    usage: UsageRecorder
     upload_threads: CapacityLimiter
     started_at: int
 

@@ -58,13 +58,15 @@ def select_usage(
         .group_by(*columns)
         .order_by(*columns)
     )
-    return [_bucket(row, fields) for row in connection.execute(query)]
+    rows = connection.execute(query)
+    # Grouped by nothing, no usage is a row of NULLs.
+    return [_bucket(row, fields) for row in rows if row.requests is not None]
 
 
 def adding(dialect: str) -> Any:
     """The statement that adds a row's numbers to what is there; the same SQL in both dialects."""
-    make = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
-    statement = make(usage)
+    make: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+    statement = make[dialect](usage)
     return statement.on_conflict_do_update(
         index_elements=_KEY_COLUMNS,
         set_={column.name: column + statement.excluded[column.name] for column in _SUMS},

@@ -87,9 +87,7 @@ def test_a_tenant_whose_tier_is_gone_is_told_so(tmp_path: Path) -> None:
         ("[gold", "is no TOML"),
     ],
 )
-def test_a_wrong_file_is_refused_naming_file_and_key(
-    tmp_path: Path, text: str, named: str
-) -> None:
+def test_a_wrong_file_is_refused_naming_file_and_key(tmp_path: Path, text: str, named: str) -> None:
     file = tiers_file(tmp_path, text)
     with pytest.raises(ConfigurationError) as caught:
         load_tiers(file)
@@ -98,7 +96,7 @@ def test_a_wrong_file_is_refused_naming_file_and_key(
 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="missing.toml can't be read: No such file"):
+    with pytest.raises(ConfigurationError, match=r"missing\.toml can't be read: No such file"):
         load_tiers(tmp_path / "missing.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="is no TOML"):
