@@ -378,6 +378,29 @@ def test_a_wrong_setting_is_named_without_its_value(
     assert "hunter2" not in printed.err
 
 
+def test_tiers_come_from_the_file_that_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = "\n".join(
+        f"{name} = 1"
+        for name in (
+            "max_adapters",
+            "max_adapter_bytes",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "max_streams",
+        )
+    )
+    (tmp_path / "tiers.toml").write_text(f"[golden]\n{limits}\n")
+    monkeypatch.setenv("LORA_TIERS_FILE", "tiers.toml")
+    assert main(["tenant", "create", "acme", "--tier", "golden"]) == 0
+    assert main(["tenant", "create", "other", "--tier", "shared"]) == 1
+    assert "The tiers are: golden." in capsys.readouterr().err
+    (tmp_path / "tiers.toml").write_text(f"[golden]\n{limits}0\nmax_stream = 1\n")
+    assert main(["tenant", "list"]) == 1
+    assert re.fullmatch(r"loractl: [^\n]+golden\.max_stream: [^\n]+\n", capsys.readouterr().err)
+
+
 def test_a_registry_that_can_t_be_opened_is_one_line(
     data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
