@@ -39,11 +39,13 @@ def run(control: str) -> int:
     from adapter_sync.secret_key import load_secret_key
     from adapter_sync.settings import load_settings
     from adapter_sync.staging import try_lock
+    from adapter_sync.tiers import load_tiers
     from adapter_sync.triton_control import ExplicitControl, PollControl
 
     configure_logs()
     try:
         settings = load_settings()
+        tiers = load_tiers(settings.lora_tiers_file)
     except LoraServerError as error:
         print(f"adapter_sync: {error}", file=sys.stderr)
         return 1
@@ -57,7 +59,7 @@ def run(control: str) -> int:
     url = f"{settings.triton_host}:{settings.triton_http_port}"
     blobs = FolderBlobStore(settings.blobs_folder)
     try:
-        registry = Registry.open(settings.registry_url)
+        registry = Registry.open(settings.registry_url, tiers)
     except LoraServerError as error:
         print(f"adapter_sync: {error}", file=sys.stderr)
         return 1

@@ -26,7 +26,8 @@
     │   ├── TenantHasAdaptersError  a tenant can't be deleted before its adapters
     │   ├── KeyNotFoundError
     │   ├── UnknownCursorError      a list can't go on after something that isn't there
-    │   ├── UnknownTierError
+    │   ├── UnknownTierError        no tier of that name
+    │   ├── TierMissingError        a tenant's tier is not, or no more, among the tiers
     │   └── ConfigurationError      a setting or a file of the installation is wrong
     └── TransientError              may succeed later, with nothing changed by the caller
         ├── HubUnavailableError     the Hugging Face hub does not answer as it should
@@ -324,6 +325,18 @@ class UnknownTierError(PermanentError):
 
     def __init__(self, *, tier: str, known: Sequence[str]) -> None:
         super().__init__(f"There is no tier '{tier}'. The tiers are: {', '.join(sorted(known))}.")
+
+
+class TierMissingError(PermanentError):
+    """A tenant has a tier that the installation's tiers file does not have."""
+
+    code = "tier_missing"
+
+    def __init__(self, *, tier: str) -> None:
+        super().__init__(
+            f"Your tier '{tier}' is not configured on this server. Ask its operator to add it to "
+            "the tiers file."
+        )
 
 
 class ConfigurationError(PermanentError):

@@ -26,7 +26,7 @@ from adapter_sync.record import (
 from adapter_sync.registry import Registry
 from adapter_sync.sources.files import AdapterFiles
 from adapter_sync.staging import blobs_lock, remove_unheld_files, staged_file
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import Tier
 from adapter_sync.validation import AdapterFacts, check_adapter
 
 log = structlog.get_logger(__name__)
@@ -71,14 +71,14 @@ class Intake:
 
         Raises:
             InvalidNameError, TenantNotFoundError, BaseModelNotFoundError,
-            AdaptersNotSupportedError, UnknownTierError, AdapterTooLargeError,
+            AdaptersNotSupportedError, TierMissingError, AdapterTooLargeError,
             InvalidAdapterError, AdapterExistsError, AdapterLimitError, PreconditionFailedError,
             FetchGoneError.
 
         """
         check_adapter_name(name)
         base = self._registry.base_model_for_adapters(base_model)
-        size_bytes = _check_size(files.weights, tenant)
+        size_bytes = _check_size(files.weights, self._registry.tiers.of(tenant))
         facts = check_adapter(
             files.weights, config=files.config, lora_alpha=files.lora_alpha, base=base
         )
@@ -177,8 +177,8 @@ class Intake:
         return len(unused)
 
 
-def _check_size(weights: Path, tenant: Tenant) -> int:
-    size_bytes, tier = weights.stat().st_size, tier_named(tenant.tier)
+def _check_size(weights: Path, tier: Tier) -> int:
+    size_bytes = weights.stat().st_size
     if size_bytes > tier.max_adapter_bytes:
         raise AdapterTooLargeError(limit_bytes=tier.max_adapter_bytes, tier=tier.name)
     return size_bytes

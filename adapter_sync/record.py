@@ -1,4 +1,4 @@
-"""What the registry keeps: tenants, base models, adapters, aliases, as plain values.
+"""What the registry keeps, as values: tenants, base models, adapters, aliases, usage.
 
 Imports nothing of the project but its errors, so that every room may use it.
 """
@@ -6,7 +6,7 @@ Imports nothing of the project but its errors, so that every room may use it.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from types import MappingProxyType
@@ -168,6 +168,7 @@ class Adapter:
     created_at: datetime
     updated_at: datetime
     serving: Revision | None = None
+    last_used_at: datetime | None = None
 
     @property
     def lora_name(self) -> str:
@@ -249,6 +250,53 @@ class Alias:
     targets: tuple[AliasTarget, ...]
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageKey:
+    """What usage is counted by; the day is UTC's, a base model has no adapter."""
+
+    day: date
+    tenant_id: str
+    key_id: str | None
+    requested_model: str
+    adapter_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How much was used."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageBatch:
+    """Usage to be added once: a writer's batches are numbered from 1 and come in this order."""
+
+    writer: str
+    number: int
+    used: Mapping[UsageKey, Usage]
+    adapters_used_at: Mapping[str, datetime]
+
+
+class UsageField(StrEnum):
+    """What usage may be grouped by."""
+
+    DAY = "day"
+    MODEL = "model"
+    ADAPTER = "adapter"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageBucket:
+    """What was used by all that have these values in the fields that were grouped by."""
+
+    group: Mapping[UsageField, str | date | None]
+    usage: Usage
 
 
 def check_adapter_name(name: str) -> str:

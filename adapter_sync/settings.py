@@ -69,6 +69,9 @@ class Settings(BaseSettings):
         default=Path(".runtime/models"),
         description="where a base model's relative `model` path is looked up first",
     )
+    lora_tiers_file: Folder | None = Field(
+        default=None, description="a TOML file of tiers, in place of the built-in ones"
+    )
     gateway_host: str = Field(default="127.0.0.1", description="the gateway's address")
     gateway_port: Port = Field(default=8080, description="the gateway's port")
     lora_admin_key: Annotated[SecretStr, AfterValidator(_strong)] | None = Field(

@@ -24,6 +24,7 @@ from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, 
 from engine.adapter_table import AdapterTable, UnknownAdapterError
 from engine.handover import HandoverServer
 from engine.openai_app import ENDPOINTS, OpenAIApp
+from engine.token_usage import TokenUsage
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,10 @@ ERROR_EVENT = b'data: {"error"'
 class Responder(Protocol):
     """Where a request's response goes."""
 
-    def write(self, body: bytes, *, http_status: int | None = None) -> None:
-        """Send bytes; the status goes with the first ones."""
+    def write(
+        self, body: bytes, *, http_status: int | None = None, usage: TokenUsage | None = None
+    ) -> None:
+        """Send bytes, and what the request has used; the status goes with the first bytes."""
 
     def finish(self) -> None:
         """Say that nothing more will come."""
@@ -158,8 +161,8 @@ class BaseEngine:
                     request_id=request.request_id,
                 ):
                     body = mend_error_event(part.body, request.lora_name, request.served_name)
-                    responder.write(body, http_status=part.http_status)
-                    begun = True
+                    responder.write(body, http_status=part.http_status, usage=part.usage)
+                    begun = begun or part.http_status is not None
         except UnknownAdapterError as error:
             responder.write(_error(str(error), "adapter_not_loaded"), http_status=404)
         except Exception:

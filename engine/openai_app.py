@@ -16,6 +16,15 @@ from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind
+
+from engine.token_usage import (
+    COUNTER,
+    TokenCounter,
+    TokenUsage,
+    counting_completions,
+    counting_prompts,
+)
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -28,10 +37,15 @@ _served_name: ContextVar[str] = ContextVar("served_name")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponsePart:
-    """A piece of a response: the HTTP status with the first one, and bytes of the body."""
+    """A piece of a response: the HTTP status with the first bytes, and bytes of the body.
+
+    `usage` is what the request had used when the piece was made. One without bytes has nothing
+    but that.
+    """
 
     http_status: int | None
     body: bytes
+    usage: TokenUsage
 
 
 class OpenAIApp:
@@ -43,6 +57,9 @@ class OpenAIApp:
     @classmethod
     async def create(cls, engine: EngineClient, arguments: Namespace) -> "OpenAIApp":
         """Build vLLM's application as its own server does."""
+        # On the instance, not around it: vLLM asks its engine for much more than its protocol.
+        engine.add_request = counting_prompts(engine.add_request)
+        engine.generate = counting_completions(engine.generate, delta_kind=RequestOutputKind.DELTA)
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, app.state, arguments, tasks)
@@ -65,6 +82,7 @@ class OpenAIApp:
         """
         _served_name.set(served_name)
         exchange = _Exchange(body)
+        COUNTER.set(exchange.counter)
         scope = _scope(ENDPOINTS[endpoint], request_id, self._app)
         task = asyncio.create_task(self._app(scope, exchange.receive, exchange.send))
         task.add_done_callback(lambda _: exchange.parts.put_nowait(None))
@@ -87,6 +105,8 @@ class _Exchange:
         self._http_status: int | None = None
         self.disconnected = asyncio.Event()
         self.parts: asyncio.Queue[ResponsePart | None] = asyncio.Queue()
+        # Told at once: a client that leaves before the first byte has used its prompt.
+        self.counter = TokenCounter(on_prompt=lambda: self._put(None, b""))
 
     async def receive(self) -> dict[str, Any]:
         if self._body is not None:
@@ -100,7 +120,11 @@ class _Exchange:
             self._http_status = message["status"]
         elif message["type"] == "http.response.body" and message.get("body"):
             status, self._http_status = self._http_status, None
-            self.parts.put_nowait(ResponsePart(http_status=status, body=message["body"]))
+            self._put(status, message["body"])
+
+    def _put(self, http_status: int | None, body: bytes) -> None:
+        part = ResponsePart(http_status=http_status, body=body, usage=self.counter.usage)
+        self.parts.put_nowait(part)
 
 
 def _scope(path: str, request_id: str, app: "FastAPI") -> dict[str, Any]:

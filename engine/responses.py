@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from engine.token_usage import TokenUsage
+
 log = logging.getLogger(__name__)
 
 CANCELLATION_PERIOD_S = 0.25
@@ -31,15 +33,21 @@ class Response:
         self._lock = threading.Lock()
         self._pending: list[bytes] = []
         self._http_status: int | None = None
+        self._usage: TokenUsage | None = None
+        self._sent_usage: TokenUsage | None = None
         self._finished = False
 
-    def write(self, body: bytes, *, http_status: int | None = None) -> None:
-        """Send bytes; the status goes with the first ones."""
+    def write(
+        self, body: bytes, *, http_status: int | None = None, usage: TokenUsage | None = None
+    ) -> None:
+        """Send bytes, and what the request has used; the status goes with the first bytes."""
         with self._lock:
             waiting = bool(self._pending)
             self._pending.append(body)
             if http_status is not None:
                 self._http_status = http_status
+            if usage is not None:
+                self._usage = usage
         if not waiting:
             self._outbox.put(self)
 
@@ -54,10 +62,12 @@ class Response:
         with self._lock:
             pending, self._pending = self._pending, []
             http_status, self._http_status = self._http_status, None
+            usage = None if self._usage == self._sent_usage else self._usage
             finished = self._finished
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if finished else 0
         if pending:
-            self._sender.send(_response(b"".join(pending), http_status), flags=flags)
+            self._sender.send(_response(b"".join(pending), http_status, usage), flags=flags)
+            self._sent_usage = usage or self._sent_usage
         elif finished:
             self._sender.send(flags=flags)
         if finished:
@@ -152,8 +162,12 @@ class ResponseSender:
                 log.exception("response.cancellation_unknown")
 
 
-def _response(body: bytes, http_status: int | None) -> Any:
-    tensors = [pb_utils.Tensor("openai_response", np.array([body], dtype=np.object_))]
+def _response(body: bytes, http_status: int | None, usage: TokenUsage | None) -> Any:
+    tensors = []
+    if body:
+        tensors.append(pb_utils.Tensor("openai_response", np.array([body], dtype=np.object_)))
     if http_status is not None:
         tensors.append(pb_utils.Tensor("http_status", np.array([http_status], dtype=np.int32)))
+    if usage is not None:
+        tensors.append(pb_utils.Tensor("usage", np.array(usage, dtype=np.int32)))
     return pb_utils.InferenceResponse(output_tensors=tensors)

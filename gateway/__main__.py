@@ -18,11 +18,12 @@ def main() -> None:
     _parser().parse_args()
     try:
         settings = load_settings()
+        app = create_app(settings)
     except ConfigurationError as error:
         sys.exit(f"gateway: {error}")
     configure_logs()
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.gateway_host,
         port=settings.gateway_port,
         lifespan="on",

@@ -37,6 +37,7 @@ def adapter_object(adapter: Adapter, fetch: Fetch | None = None) -> dict[str, An
         "size_bytes": size_bytes,
         "created_at": int(adapter.created_at.timestamp()),
         "updated_at": int(adapter.updated_at.timestamp()),
+        "last_used_at": adapter.last_used_at and int(adapter.last_used_at.timestamp()),
         "warnings": list(adapter.revision.warnings),
     }
 
@@ -62,6 +63,7 @@ def fetch_object(fetch: Fetch) -> dict[str, Any]:
         "size_bytes": fetch.pinned.weights_bytes,
         "created_at": int(fetch.created_at.timestamp()),
         "updated_at": int(fetch.updated_at.timestamp()),
+        "last_used_at": None,
         "warnings": [],
     }
 

@@ -18,6 +18,7 @@ from adapter_sync.intake import Intake
 from adapter_sync.registry import Registry
 from adapter_sync.secret_key import load_secret_key
 from adapter_sync.settings import Settings
+from adapter_sync.tiers import Tiers, load_tiers
 from gateway.access_log import AccessLog
 from gateway.adapters import delete_adapter, list_adapters, show_adapter
 from gateway.admin import ADMIN_ROUTES
@@ -31,11 +32,15 @@ from gateway.import_adapter import import_adapter
 from gateway.key_uses import KeyUses
 from gateway.limits import Limits
 from gateway.models import list_models, show_model
+from gateway.rate_limited import RateLimited
+from gateway.rate_limits import RateLimits
 from gateway.request_id import RequestId
 from gateway.revisions import list_revisions, roll_back_adapter
 from gateway.services import Services
 from gateway.triton import TritonClient
 from gateway.upload import upload_adapter
+from gateway.usage import show_usage
+from gateway.usage_recorder import UsageRecorder
 
 _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("GET", "/health/live", live),
@@ -55,14 +60,19 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("DELETE", "/v1/adapters/{adapter_id}", delete_adapter),
     ("GET", "/v1/adapters/{adapter_id}/revisions", list_revisions),
     ("POST", "/v1/adapters/{adapter_id}/rollback", roll_back_adapter),
+    ("GET", "/v1/usage", show_usage),
 )
 _ANSWERED_ERRORS = (LoraServerError, HTTPException, RequestValidationError, ClientDisconnect)
 
 
 def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
-    """The gateway. The registry and Triton are reached for when it starts, not before."""
+    """The gateway. The registry and Triton are reached for when it starts, not before.
+
+    Raises ConfigurationError when the tiers file is wrong.
+    """
+    tiers = load_tiers(settings.lora_tiers_file)
     app = FastAPI(
-        lifespan=_lifespan(settings, limits or Limits()),
+        lifespan=_lifespan(settings, tiers, limits or Limits()),
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=dict.fromkeys(_ANSWERED_ERRORS, handle_error),
@@ -73,44 +83,54 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
     for method, path, endpoint in ADMIN_ROUTES if settings.lora_admin_key else ():
         app.add_api_route(path, endpoint, methods=[method], dependencies=[Depends(require_admin)])
     # The last one added is the outermost.
-    for middleware in (Authentication, AccessLog, RequestId):
+    for middleware in (RateLimited, Authentication, AccessLog, RequestId):
         app.add_middleware(middleware)
     return app
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, limits: Limits) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, tiers: Tiers, limits: Limits
+) -> AsyncIterator[Services]:
     """The gateway's parts, closed at the end. Raises ConfigurationError."""
-    registry = await to_thread.run_sync(Registry.open, settings.registry_url)
+    registry = await to_thread.run_sync(Registry.open, settings.registry_url, tiers)
     triton = TritonClient(f"{settings.triton_host}:{settings.triton_grpc_port}")
     try:
         blobs = FolderBlobStore(settings.blobs_folder)
         intake = Intake(registry, blobs, settings.staging_folder)
         await to_thread.run_sync(intake.remove_leftovers)
-        yield Services(
+        usage = UsageRecorder(registry)
+        services = Services(
             registry=registry,
             base_models=BaseModels(registry),
             intake=intake,
             engine=triton,
             secret_key=await to_thread.run_sync(load_secret_key, settings.lora_data_dir.resolve()),
             limits=limits,
+            rate_limits=RateLimits(),
+            usage=usage,
             upload_threads=CapacityLimiter(limits.upload_threads),
             started_at=int(time.time()),
             random=SystemRandom(),
             admin_key=settings.lora_admin_key,
             key_uses=KeyUses(registry),
         )
+        async with usage.flushing():
+            yield services
     finally:
         await triton.close()
         await to_thread.run_sync(registry.close)
 
 
 def _lifespan(
-    settings: Settings, limits: Limits
+    settings: Settings, tiers: Tiers, limits: Limits
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Services]]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Services]]:
-        async with open_services(settings, limits) as services, services.key_uses.written():
+        async with (
+            open_services(settings, tiers, limits) as services,
+            services.key_uses.written(),
+        ):
             yield {"services": services}
 
     return lifespan

@@ -1,11 +1,13 @@
 """POST /v1/chat/completions."""
 
 import uuid
+from functools import partial
 
 from anyio import to_thread
 from fastapi import Request
 from starlette.responses import Response
 
+from adapter_sync.record import adapter_id_of
 from adapter_sync.secret_key import cache_salt
 from gateway.auth import CurrentTenant
 from gateway.body import read_body
@@ -63,4 +65,11 @@ async def create_chat_completion(
         renew=renew,
         stream=chat.stream,
         limits=limits,
+        meter=services.usage.meter(
+            tenant_id=tenant.id,
+            key_id=request.state.caller.key.id,
+            requested_model=chat.requested_model,
+            adapter_id=first.lora_name and adapter_id_of(first.lora_name),
+            spend=partial(services.rate_limits.spend_tokens, tenant.id),
+        ),
     )

@@ -10,6 +10,7 @@ What only the gateway raises, on top of the tree in adapter_sync.errors:
     ├── AdapterFailedError        the requested adapter could not be loaded
     └── EngineRefusedError        vLLM refused the request
     TransientError
+    ├── RateLimitError            more in a minute, or at once, than the tenant's tier allows
     ├── AdapterNotReadyError      the requested adapter is still loading
     ├── EngineFailedError         vLLM failed
     ├── EngineTimeoutError        the engine did not answer in time
@@ -17,6 +18,7 @@ What only the gateway raises, on top of the tree in adapter_sync.errors:
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -95,6 +97,25 @@ class EngineRefusedError(errors.PermanentError):
         self.status = status
         self.param = param
         self.code = code
+
+
+class RateLimitError(errors.TransientError):
+    """The tenant asks for more in a minute, or at once, than its tier allows.
+
+    `kind` is OpenAI's `type`: "requests" or "tokens".
+    """
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self, *, kind: str, unit: str, tier: str, limit: int, used: int, wait_s: float
+    ) -> None:
+        super().__init__(
+            f"Rate limit reached for your tier '{tier}' on {unit}: limit {limit}, used {used}. "
+            f"Please try again in {wait_s:.3g}s."
+        )
+        self.kind = kind
+        self.retry_after_ms = max(1, math.ceil(wait_s * 1000))
 
 
 class AdapterNotReadyError(errors.TransientError):
@@ -204,6 +225,7 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         errors.KeyNotFoundError: Rule(status=404),
         errors.UnknownCursorError: Rule(status=400),
         errors.UnknownTierError: Rule(status=400),
+        errors.TierMissingError: Rule(status=500, headers=NO_RETRY),
         errors.ConfigurationError: _INTERNAL,
         errors.TransientError: _RETRYABLE,
         errors.TritonUnavailableError: _RETRYABLE,
@@ -214,6 +236,7 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         ModelNotFoundError: Rule(status=404),
         AdapterFailedError: Rule(status=409, headers=NO_RETRY),
         EngineRefusedError: Rule(status=400),
+        RateLimitError: Rule(status=429),
         AdapterNotReadyError: Rule(status=503, headers=RETRY_SOON),
         EngineFailedError: Rule(status=500, words=_UNEXPECTED),
         EngineTimeoutError: Rule(status=504),
@@ -271,9 +294,18 @@ def _project_error(error: errors.LoraServerError) -> ErrorAnswer:
         message=rule.words or str(error),
         param=None if internal else error.param,
         code="server_error" if internal else error.code,
-        headers=rule.headers,
-        type_=rule.type,
+        headers={**rule.headers, **_retry_after(error)},
+        type_=error.kind if isinstance(error, RateLimitError) else rule.type,
     )
+
+
+def _retry_after(error: errors.LoraServerError) -> Mapping[str, str]:
+    if not isinstance(error, RateLimitError):
+        return {}
+    return {
+        "retry-after": str(math.ceil(error.retry_after_ms / 1000)),
+        "retry-after-ms": str(error.retry_after_ms),
+    }
 
 
 def _validation_error(error: RequestValidationError) -> ErrorAnswer:

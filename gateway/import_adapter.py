@@ -13,7 +13,6 @@ from adapter_sync.fetches import DEFAULT_REVISION, Fetch, FetchStage, HubRepo
 from adapter_sync.record import Adapter, Overwrite, Tenant
 from adapter_sync.secret_key import seal
 from adapter_sync.sources.hub import pin
-from adapter_sync.tiers import tier_named
 from gateway.adapter_object import adapter_answer
 from gateway.auth import CurrentTenant
 from gateway.if_match import if_match
@@ -76,7 +75,7 @@ def _begin(
         tenant=tenant,
         name=wanted.name,
         base_model=wanted.base_model,
-        pinned=pin(source, token=token, tier=tier_named(tenant.tier)),
+        pinned=pin(source, token=token, tier=services.registry.tiers.of(tenant)),
         overwrite=Overwrite(replace=wanted.replace, if_match=condition),
         sealed_token=None if token is None else seal(services.secret_key, token),
     )

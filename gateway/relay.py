@@ -15,6 +15,7 @@ from gateway.engine_errors import engine_error
 from gateway.errors import AdapterNotReadyError, ServerStoppingError, answer_for
 from gateway.limits import Limits
 from gateway.triton import EngineCall, EngineClient, EngineRequest, EngineResponse
+from gateway.usage_recorder import Meter
 
 MAX_RENEWALS = 3
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -45,6 +46,7 @@ class Relay(Response):
         renew: Callable[[EngineRequest], Awaitable[tuple[str, EngineRequest] | None]],
         stream: bool,
         limits: Limits,
+        meter: Meter,
     ) -> None:
         super().__init__()
         self._engine = engine
@@ -53,6 +55,7 @@ class Relay(Response):
         self._renew = renew
         self._stream = stream
         self._limits = limits
+        self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises LoraServerError, as long as no byte was sent."""
@@ -60,6 +63,8 @@ class Relay(Response):
         try:
             await unless_disconnected(receive, answer(scope, receive, send))
         except ClientDisconnect:
+            # The engine was asked, whether or not it had begun to answer.
+            self._meter.count_request()
             scope["state"]["log_fields"]["client_left"] = True
 
     async def _answer_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,11 +116,11 @@ class Relay(Response):
                 return
 
     async def _first(self, call: EngineCall) -> EngineResponse:
-        return self._accepted(await call.read(within_s=self._limits.whole_answer_s))
+        return self._accepted(await self._read(call, self._limits.whole_answer_s))
 
     async def _first_event(self, events: "_Events", call: EngineCall) -> EngineResponse:
         """The first response, keeping the connection busy meanwhile."""
-        reading = asyncio.ensure_future(call.read(within_s=self._limits.first_response_s))
+        reading = asyncio.ensure_future(self._read(call, self._limits.first_response_s))
         try:
             while not (await asyncio.wait({reading}, timeout=self._limits.keep_alive_s))[0]:
                 await events.write(KEEP_ALIVE)
@@ -124,7 +129,7 @@ class Relay(Response):
             reading.cancel()
 
     async def _next(self, call: EngineCall) -> EngineResponse | None:
-        response = await call.read(within_s=self._limits.between_responses_s)
+        response = await self._read(call, self._limits.between_responses_s)
         if response is not None and response.status is not None:
             self._raise_for_status(response.status, response.payload)
         return response
@@ -134,7 +139,17 @@ class Relay(Response):
         if first is None or first.status is None:
             raise TritonRefusedError("the engine's first response has no status")
         self._raise_for_status(first.status, first.payload)
+        self._meter.count_request()
         return first
+
+    async def _read(self, call: EngineCall, within_s: float) -> EngineResponse | None:
+        """The next piece of the answer; what it tells of usage is counted first."""
+        while (response := await call.read(within_s=within_s)) is not None:
+            if response.usage is not None:
+                self._meter.count_tokens(response.usage)
+            if response.payload or response.status is not None:
+                return response
+        return None
 
     def _raise_for_status(self, status: int, payload: bytes) -> None:
         if status >= _LOWEST_ERROR_STATUS:

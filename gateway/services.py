@@ -13,7 +13,9 @@ from adapter_sync.registry import Registry
 from gateway.base_models import BaseModels
 from gateway.key_uses import KeyUses
 from gateway.limits import Limits
+from gateway.rate_limits import RateLimits
 from gateway.triton import EngineClient
+from gateway.usage_recorder import UsageRecorder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Services:
     engine: EngineClient
     secret_key: bytes
     limits: Limits
+    rate_limits: RateLimits
+    usage: UsageRecorder
     upload_threads: CapacityLimiter
     started_at: int
     random: Random

@@ -18,6 +18,7 @@ from adapter_sync.errors import TransientError, TritonRefusedError, TritonUnavai
 from gateway.errors import EngineTimeoutError
 
 _LENGTH_BYTES = 4
+_INT32_BYTES = 4
 _END_S = 2.0
 _GRACE_S = 0.1
 _CHANNEL_OPTIONS = (
@@ -57,11 +58,23 @@ class EngineRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenUsage:
+    """The tokens that a request has used so far."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResponse:
-    """A piece of the answer; `status` (HTTP) comes with the first."""
+    """A piece of the answer; `status` (HTTP) comes with the first that has bytes.
+
+    `usage` comes when it has grown.
+    """
 
     status: int | None
     payload: bytes
+    usage: TokenUsage | None = None
 
 
 class EngineCall(Protocol):
@@ -210,15 +223,18 @@ def engine_response(response: service_pb2.ModelInferResponse) -> EngineResponse:
     """Read Triton's response. Raises TritonRefusedError when it isn't what the engine sends."""
     status: int | None = None
     payload = b""
+    usage: TokenUsage | None = None
     try:
         for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
             if output.name == "openai_response":
                 payload = b"".join(_elements(raw))
             elif output.name == "http_status":
                 status = int.from_bytes(raw, "little", signed=True)
+            elif output.name == "usage":
+                usage = _usage(raw)
     except ValueError as error:
         raise TritonRefusedError(f"Triton's response can't be read: {error}") from error
-    return EngineResponse(status=status, payload=payload)
+    return EngineResponse(status=status, payload=payload, usage=usage)
 
 
 def transient_error(error: grpc.RpcError) -> TransientError:
@@ -227,6 +243,15 @@ def transient_error(error: grpc.RpcError) -> TransientError:
     if error.code() in _UNAVAILABLE:
         return TritonUnavailableError(message)
     return TritonRefusedError(message)
+
+
+def _usage(raw: bytes) -> TokenUsage:
+    if len(raw) != 2 * _INT32_BYTES:
+        raise ValueError(f"the usage has {len(raw)} bytes")
+    return TokenUsage(
+        prompt_tokens=int.from_bytes(raw[:_INT32_BYTES], "little"),
+        completion_tokens=int.from_bytes(raw[_INT32_BYTES:], "little"),
+    )
 
 
 def _elements(raw: bytes) -> Iterator[bytes]:

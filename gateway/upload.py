@@ -13,7 +13,7 @@ from adapter_sync.errors import AdapterTooLargeError
 from adapter_sync.record import Adapter, Overwrite, Tenant
 from adapter_sync.sources.bundle import unbundled
 from adapter_sync.sources.files import AdapterFiles
-from adapter_sync.tiers import Tier, tier_named
+from adapter_sync.tiers import Tier
 from gateway.adapter_object import adapter_answer
 from gateway.auth import CurrentTenant
 from gateway.body import body_chunks, content_length, joined
@@ -34,7 +34,7 @@ async def upload_adapter(
     201 with the adapter as it then is, 200 when this is a new revision of one: an upload is never
     lost because its loading takes long.
     """
-    tier = tier_named(tenant.tier)
+    tier = services.registry.tiers.of(tenant)
     check_announced_size(content_length(request), tier, services.limits)
     condition = if_match(request.headers.getlist("if-match"))
     async with contextmanager_in_threadpool(services.intake.staging_file()) as weights:
@@ -86,7 +86,9 @@ def _accept(
         lora_alpha=uploaded.lora_alpha,
     )
     with unbundled(
-        received, tier=tier_named(tenant.tier), staging_file=services.intake.staging_file
+        received,
+        tier=services.registry.tiers.of(tenant),
+        staging_file=services.intake.staging_file,
     ) as files:
         return services.intake.accept(
             tenant=tenant,

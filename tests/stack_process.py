@@ -102,11 +102,12 @@ def upload(
     *,
     base_model: str = BASE_MODEL,
     wait_s: int | None = None,
+    replace: bool = False,
 ) -> httpx.Response:
     """Upload a PEFT folder as the adapters page's curl line does, with its config."""
     return api.post(
         "/v1/adapters/upload",
-        data={"name": name, "base_model": base_model},
+        data={"name": name, "base_model": base_model, "replace": str(replace).lower()},
         files={
             "config": ("adapter_config.json", (adapter / "adapter_config.json").read_bytes()),
             "file": ("adapter.safetensors", (adapter / "adapter_model.safetensors").read_bytes()),

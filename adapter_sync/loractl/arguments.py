@@ -49,7 +49,10 @@ def _add_tenant(area: argparse.ArgumentParser) -> None:
     )
     create.add_argument("name", metavar="NAME", help="lower-case letters, digits and '-'")
     create.add_argument(
-        "--tier", required=True, metavar="TIER", help="shared, reserved or dedicated"
+        "--tier",
+        required=True,
+        metavar="TIER",
+        help="shared, reserved or dedicated, unless LORA_TIERS_FILE has others",
     )
     _command(
         commands,

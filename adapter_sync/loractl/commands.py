@@ -33,7 +33,7 @@ from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings, load_settings
 from adapter_sync.sources.bundle import unbundled
 from adapter_sync.sources.files import AdapterFiles
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import load_tiers
 
 _POLL_S = 0.1
 _ACTOR = "loractl"
@@ -61,7 +61,8 @@ def run(arguments: Namespace) -> int:
     """Run the command that the arguments name; the exit status."""
     try:
         settings = load_settings()
-        with _quiet_logs(), closing(Registry.open(settings.registry_url)) as registry:
+        tiers = load_tiers(settings.lora_tiers_file)
+        with _quiet_logs(), closing(Registry.open(settings.registry_url, tiers)) as registry:
             installation = Installation(settings=settings, registry=registry.acting_as(_ACTOR))
             outcome = _COMMANDS[arguments.command](installation, arguments)
     except (LoraServerError, OSError, SQLAlchemyError) as error:
@@ -197,7 +198,7 @@ def _accept(installation: Installation, tenant: Tenant, arguments: Namespace) ->
     weights, config = adapter_files(arguments.file, arguments.config)
     blobs = FolderBlobStore(settings.blobs_folder)
     intake = Intake(installation.registry, blobs, settings.staging_folder)
-    tier = tier_named(tenant.tier)
+    tier = installation.registry.tiers.of(tenant)
     with intake.staging_file() as staged:
         received = AdapterFiles(
             weights=staged,

@@ -88,6 +88,7 @@ def adapter_of(row: Row[tuple[object, ...]]) -> Adapter:
         created_at=row.created_at,
         updated_at=row.updated_at,
         serving=None if row.serving_number is None else revision_of(row, _SERVING),
+        last_used_at=row.last_used_at,
     )
 
 

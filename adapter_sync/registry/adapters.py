@@ -32,7 +32,7 @@ from adapter_sync.registry.pages import newest_first, page_of
 from adapter_sync.registry.revisions import delete_revisions, insert_revision, require_match
 from adapter_sync.registry.tables import NOT_DELETING, adapters, revisions
 from adapter_sync.registry.tenants import require_live
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import Tier, Tiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +62,13 @@ def put_adapter(
     revision: Revision,
     overwrite: Overwrite,
     fetched_id: str | None,
+    tiers: Tiers,
 ) -> Adapter:
     """A new adapter, or a new revision of the one of that name; loading if the engine lacks it.
 
     Raises InvalidNameError, TenantNotFoundError, BaseModelNotFoundError,
     AdaptersNotSupportedError, AdapterExistsError, AdapterLimitError, PreconditionFailedError,
-    FetchGoneError.
+    FetchGoneError, TierMissingError.
     """
     if fetched_id is not None:
         take_fetch(connection, fetched_id)
@@ -77,7 +78,7 @@ def put_adapter(
     known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
     require_match(overwrite.if_match, known)
     if known is None:
-        require_room(connection, tenant)
+        require_room(connection, tenant, tiers.of(tenant))
         return _insert_adapter(
             connection,
             adapter_id=fetched_id or new_id("adp_"),
@@ -236,9 +237,8 @@ def _insert_adapter(
     return adapter
 
 
-def require_room(connection: Connection, tenant: Tenant) -> None:
+def require_room(connection: Connection, tenant: Tenant, tier: Tier) -> None:
     """Raises AdapterLimitError when the tenant has as many adapters as its tier allows."""
-    tier = tier_named(tenant.tier)
     of_tenant = and_(adapters.c.tenant_id == tenant.id, NOT_DELETING)
     count = connection.scalar(select(func.count()).select_from(adapters).where(of_tenant)) or 0
     if count >= tier.max_adapters:

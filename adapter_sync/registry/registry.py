@@ -4,7 +4,7 @@ Each method is one transaction. Any thread of any process may call any of them a
 """
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Self
 
 from sqlalchemy import Connection, select
@@ -28,6 +28,9 @@ from adapter_sync.record import (
     Page,
     Revision,
     Tenant,
+    UsageBatch,
+    UsageBucket,
+    UsageField,
     check_adapter_name,
 )
 from adapter_sync.registry.adapters import (
@@ -97,26 +100,30 @@ from adapter_sync.registry.tenants import (
     select_tenants,
     update_tier,
 )
+from adapter_sync.registry.usage import add_usage, select_usage
+from adapter_sync.tiers import Tiers, load_tiers
 
 
 class Registry:
     """The registry on one database, used by one actor: each change is in the audit as its own."""
 
-    def __init__(self, database: Database, actor: str = SYSTEM) -> None:
+    def __init__(self, database: Database, tiers: Tiers, actor: str = SYSTEM) -> None:
         self._database = database
+        self.tiers = tiers
         self._actor = actor
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, tiers: Tiers | None = None) -> Self:
         """The registry at SQLAlchemy's URL, made when it isn't there and at the newest schema.
 
-        Safe when several processes open it at once. Raises ConfigurationError.
+        Without `tiers` it goes by the built-in ones. Safe when several processes open it at once.
+        Raises ConfigurationError.
         """
-        return cls(Database.open(url))
+        return cls(Database.open(url), tiers or load_tiers())
 
     def acting_as(self, actor: str) -> Self:
         """The same registry, with the same connections, for another actor."""
-        return type(self)(self._database, actor)
+        return type(self)(self._database, self.tiers, actor)
 
     def close(self) -> None:
         """Close every connection."""
@@ -131,7 +138,7 @@ class Registry:
     def create_tenant(self, name: str, tier: str) -> Tenant:
         """Raises InvalidNameError, UnknownTierError, TenantExistsError."""
         with self._database.writing() as connection:
-            tenant = insert_tenant(connection, name=name, tier=tier)
+            tenant = insert_tenant(connection, name=name, tier=tier, tiers=self.tiers)
             self._audit(connection, "tenant.created", tenant.id, tenant.id, tier=tenant.tier)
             return tenant
 
@@ -154,7 +161,7 @@ class Registry:
         """The tenant with that tier. Raises TenantNotFoundError, UnknownTierError."""
         with self._database.writing() as connection:
             tenant = select_tenant(connection, tenant_name)
-            if not update_tier(connection, tenant, tier):
+            if not update_tier(connection, tenant, self.tiers.named(tier)):
                 return tenant
             self._audit(
                 connection, "tenant.tier_changed", tenant.id, tenant.id, tier=tier, was=tenant.tier
@@ -285,7 +292,7 @@ class Registry:
 
         Raises InvalidNameError, TenantNotFoundError, BaseModelNotFoundError,
         AdaptersNotSupportedError, AdapterExistsError, AdapterLimitError, PreconditionFailedError,
-        FetchGoneError.
+        FetchGoneError, TierMissingError.
         """
         with self._database.changing() as connection:
             adapter = put_adapter(
@@ -296,6 +303,7 @@ class Registry:
                 revision=revision,
                 overwrite=overwrite,
                 fetched_id=fetched_id,
+                tiers=self.tiers,
             )
             first = adapter.revision.number == 1
             action = "adapter.created" if first else "adapter.replaced"
@@ -332,7 +340,7 @@ class Registry:
             require_base_model_for_adapters(connection, base_model)
             known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
             if known is None:
-                require_room(connection, tenant)
+                require_room(connection, tenant, self.tiers.of(tenant))
             fetch = insert_fetch(
                 connection,
                 tenant=tenant,
@@ -573,6 +581,23 @@ class Registry:
         """Whether an adapter's revision has this blob (SHA-256) as its config or its weights."""
         with self._database.reading() as connection:
             return is_blob_used(connection, digest)
+
+    def add_usage(self, batch: UsageBatch) -> bool:
+        """Add a batch, with its adapters' last use; whether it was not there already.
+
+        All of it is added or nothing, and the same batch may come again after any error.
+        """
+        with self._database.writing() as connection:
+            return add_usage(connection, batch)
+
+    def usage(
+        self, tenant_id: str, *, first: date, last: date, group_by: Collection[UsageField]
+    ) -> list[UsageBucket]:
+        """What a tenant used from the first day to the last one, sorted by what it's grouped by."""
+        with self._database.reading() as connection:
+            return select_usage(
+                connection, tenant_id=tenant_id, first=first, last=last, group_by=group_by
+            )
 
     def _delete_adapter(self, connection: Connection, adapter: Adapter) -> Adapter:
         self._audit_adapter(connection, "adapter.deleted", adapter)

@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
     Float,
@@ -108,6 +109,7 @@ adapters = Table(
     Column("error_message", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("last_used_at", UtcDateTime),
 )
 
 # The value stands in the statement, not in a parameter: only then does SQLite see that a query
@@ -197,4 +199,28 @@ audit = Table(
     Column("tenant", String(64), nullable=False),
     Column("object", String(64), nullable=False),
     Column("details", JSON, nullable=False),
+)
+
+# No foreign keys: usage outlives the keys and adapters that it was counted for. What is missing
+# is '', because a NULL is never in conflict with another.
+usage = Table(
+    "usage",
+    metadata,
+    Column("tenant_id", String(32), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("requested_model", Text, primary_key=True),
+    Column("adapter_id", String(32), primary_key=True),
+    Column("key_id", String(32), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+)
+
+# A row for each process that writes usage: its last batch, so that none is added twice.
+usage_writers = Table(
+    "usage_writers",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("last_batch", BigInteger, nullable=False),
+    Column("written_at", UtcDateTime, nullable=False, index=True),
 )

@@ -9,17 +9,17 @@ from adapter_sync.errors import TenantExistsError, TenantNotFoundError
 from adapter_sync.record import Tenant, check_tenant_name
 from adapter_sync.registry.keys import new_id
 from adapter_sync.registry.tables import tenants
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import Tier, Tiers
 
 LIVE = tenants.c.deleted_at.is_(None)
 
 
-def insert_tenant(connection: Connection, *, name: str, tier: str) -> Tenant:
+def insert_tenant(connection: Connection, *, name: str, tier: str, tiers: Tiers) -> Tenant:
     """Raises InvalidNameError, UnknownTierError, TenantExistsError."""
     tenant = Tenant(
         id=new_id("ten_"),
         name=check_tenant_name(name),
-        tier=tier_named(tier).name,
+        tier=tiers.named(tier).name,
         created_at=datetime.now(UTC),
     )
     try:
@@ -54,13 +54,12 @@ def select_tenants(connection: Connection) -> list[Tenant]:
     return [tenant_of(row) for row in connection.execute(query)]
 
 
-def update_tier(connection: Connection, tenant: Tenant, tier: str) -> bool:
-    """Whether it had another one. Raises UnknownTierError."""
-    name = tier_named(tier).name
+def update_tier(connection: Connection, tenant: Tenant, tier: Tier) -> bool:
+    """Whether it had another one."""
     changed = connection.execute(
         update(tenants)
-        .where(tenants.c.id == tenant.id, tenants.c.tier != name, LIVE)
-        .values(tier=name)
+        .where(tenants.c.id == tenant.id, tenants.c.tier != tier.name, LIVE)
+        .values(tier=tier.name)
     )
     return changed.rowcount > 0
 

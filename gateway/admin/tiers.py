@@ -4,13 +4,14 @@ from dataclasses import asdict
 
 from starlette.responses import JSONResponse, Response
 
-from adapter_sync.tiers import TIERS
 from gateway.admin.objects import list_object
+from gateway.services import CurrentServices
 
 
-async def list_tiers() -> Response:
+async def list_tiers(services: CurrentServices) -> Response:
     """GET, sorted by name; a tier's name is its id."""
-    tiers = [TIERS[name] for name in sorted(TIERS)]
+    known = services.registry.tiers
+    tiers = [known.named(name) for name in known.names]
     return JSONResponse(
         list_object([{"id": tier.name, "object": "tier", **asdict(tier)} for tier in tiers])
     )

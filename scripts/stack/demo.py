@@ -174,8 +174,9 @@ def make_key(settings: "Settings") -> str:
     """A key of the demo's tenant, which is made at the first time."""
     from adapter_sync.errors import TenantExistsError
     from adapter_sync.registry import Registry
+    from adapter_sync.tiers import load_tiers
 
-    registry = Registry.open(settings.registry_url)
+    registry = Registry.open(settings.registry_url, load_tiers(settings.lora_tiers_file))
     try:
         with suppress(TenantExistsError):
             registry.create_tenant(TENANT, "shared")

@@ -33,6 +33,7 @@ settings, from the environment or a .env file in the checkout (relative folders 
                        the default base model)
   LORA_MODELS_DIR      where a base model's relative path is looked up first
                        (default: .runtime/models)
+  LORA_TIERS_FILE      a TOML file of tiers, in place of the built-in ones
   GATEWAY_HOST         default 127.0.0.1
   GATEWAY_PORT         default 8080
   TRITON_HTTP_PORT     default 8000
@@ -77,6 +78,7 @@ def serve(control: str) -> int:
     """
     from adapter_sync.errors import ConfigurationError
     from adapter_sync.settings import load_settings
+    from adapter_sync.tiers import load_tiers
     from stack.installation import (
         INSTANCE_VARIABLE,
         end,
@@ -88,6 +90,7 @@ def serve(control: str) -> int:
 
     try:
         settings = load_settings()
+        load_tiers(settings.lora_tiers_file)
     except ConfigurationError as error:
         raise ServeError(str(error)) from None
     held = lock(settings)

@@ -20,7 +20,6 @@ from adapter_sync.record import BaseModel, Overwrite, Tenant
 from adapter_sync.registry import Registry
 from adapter_sync.secret_key import seal
 from adapter_sync.sources.hub import pin
-from adapter_sync.tiers import tier_named
 from tests.hub_server import Hub, Repo, running_hub
 
 KEY = bytes(32)
@@ -101,7 +100,7 @@ def start(
     token: str | None = None,
     overwrite: Overwrite | None = None,
 ) -> Fetch:
-    tier = tier_named(tenant.tier)
+    tier = registry.tiers.of(tenant)
     return registry.create_fetch(
         tenant=tenant,
         name="finance",

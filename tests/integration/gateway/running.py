@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Tenant
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
+from adapter_sync.tiers import load_tiers
 from gateway.app import create_app
 from gateway.limits import Limits
 from tests.integration.gateway.stand_in import READY_BASE_MODEL
@@ -131,7 +132,12 @@ def base_model(name: str) -> BaseModel:
 
 @contextmanager
 def running_gateway(
-    folder: Path, triton_port: int, limits: Limits, *, admin_key: str | None = ADMIN_KEY
+    folder: Path,
+    triton_port: int,
+    limits: Limits,
+    *,
+    admin_key: str | None = ADMIN_KEY,
+    tiers_file: Path | None = None,
 ) -> Iterator[Gateway]:
     """The gateway on a free port, stopped at the end as SIGTERM would."""
     settings = Settings(
@@ -139,6 +145,7 @@ def running_gateway(
         lora_data_dir=folder,
         triton_grpc_port=triton_port,
         lora_admin_key=None if admin_key is None else SecretStr(admin_key),
+        lora_tiers_file=tiers_file,
     )
     config = uvicorn.Config(
         create_app(settings, limits), port=0, lifespan="on", timeout_graceful_shutdown=1
@@ -146,7 +153,7 @@ def running_gateway(
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
-    registry = Registry.open(settings.registry_url)
+    registry = Registry.open(settings.registry_url, load_tiers(tiers_file))
     try:
         while not server.started:
             assert thread.is_alive(), "the gateway did not start"
@@ -160,9 +167,9 @@ def running_gateway(
 
 
 @contextmanager
-def client_of(gateway: Gateway) -> Iterator[Client]:
+def client_of(gateway: Gateway, tier: str = "shared") -> Iterator[Client]:
     """A new tenant's client."""
-    tenant = gateway.registry.create_tenant(f"t-{uuid.uuid4().hex[:12]}", "shared")
+    tenant = gateway.registry.create_tenant(f"t-{uuid.uuid4().hex[:12]}", tier)
     api_key = gateway.registry.create_key(tenant.name)
     headers = {"authorization": f"Bearer {api_key}"}
     with httpx.Client(base_url=gateway.url, headers=headers, timeout=PATIENCE_S) as http:

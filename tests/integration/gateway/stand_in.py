@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 READY_BASE_MODEL = "tiny"
 PATIENCE_S = 10
+PROMPT_TOKENS = 7
 WORDS = ("The", " capital", " is", " Paris", ".")
 
 Response: TypeAlias = service_pb2.ModelStreamInferResponse
@@ -80,7 +81,11 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
 
 def response(
-    payload: bytes | None = None, *, status: int | None = None, final: bool = False
+    payload: bytes | None = None,
+    *,
+    status: int | None = None,
+    usage: Sequence[int] | None = None,
+    final: bool = False,
 ) -> Any:
     message = Response()
     infer = message.infer_response
@@ -90,6 +95,9 @@ def response(
     if status is not None:
         infer.outputs.add(name="http_status", datatype="INT32", shape=[1])
         infer.raw_output_contents.append(status.to_bytes(4, "little"))
+    if usage is not None:
+        infer.outputs.add(name="usage", datatype="INT32", shape=[2])
+        infer.raw_output_contents.append(b"".join(n.to_bytes(4, "little") for n in usage))
     infer.parameters["triton_final_response"].bool_param = final
     return message
 
@@ -110,6 +118,34 @@ def whole(text: str, served_name: str) -> bytes:
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     answer = {"id": "1", "object": "chat.completion", "created": 1, "model": served_name}
     return json.dumps({**answer, "choices": [choice]}).encode()
+
+
+def _counts(exchange: Exchange) -> Iterator[Response]:
+    """As the engine does: the prompt before the first byte, then a token a word."""
+    served_name = exchange.request["served_name"]
+    yield response(usage=(PROMPT_TOKENS, 0))
+    if not exchange.stream:
+        used = (PROMPT_TOKENS, len(WORDS))
+        yield response(whole("".join(WORDS), served_name), status=200, usage=used)
+    else:
+        for index, word in enumerate(WORDS):
+            used = (PROMPT_TOKENS, index + 1)
+            yield response(event(word, served_name), status=None if index else 200, usage=used)
+        yield response(b"data: [DONE]\n\n")
+    yield response(final=True)
+
+
+def _counts_then(exchange: Exchange, then: Script) -> Iterator[Response]:
+    """Three tokens, and then no more of them."""
+    served_name = exchange.request["served_name"]
+    yield response(usage=(PROMPT_TOKENS, 0))
+    yield response(event("The", served_name), status=200, usage=(PROMPT_TOKENS, 3))
+    yield from then(exchange)
+
+
+def _takes_the_prompt(exchange: Exchange) -> Iterator[Response]:
+    yield response(usage=(PROMPT_TOKENS, 0))
+    yield from _hangs(exchange)
 
 
 def _hello(exchange: Exchange) -> Iterator[Response]:
@@ -220,6 +256,11 @@ SCRIPTS: Mapping[str, Script] = {
     "hangs": _hangs,
     "hangs midway": _hangs_midway,
     "goes on": _goes_on,
+    "counts": _counts,
+    "counts and hangs": lambda exchange: _counts_then(exchange, _hangs),
+    "counts and breaks": lambda exchange: _counts_then(exchange, _breaks),
+    "takes the prompt": _takes_the_prompt,
+    "odd usage": lambda _: iter([response(b"{}", status=200, usage=(1,), final=True)]),
 }
 
 

@@ -54,6 +54,7 @@ def test_an_upload_answers_with_the_adapter(client: Client) -> None:
         "rank": 4,
         "lora_alpha": 8,
         "target_modules": ["q_proj"],
+        "last_used_at": None,
         "warnings": [],
     }
     assert client.http.get(f"/v1/adapters/{adapter['id']}").json()["id"] == adapter["id"]

@@ -100,6 +100,23 @@ def test_help_tells_the_settings() -> None:
     assert "TRITON_GRPC_PORT" in shown.stdout
 
 
+def test_a_wrong_tiers_file_ends_it_at_once_naming_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "tiers.toml"
+    file.write_text("[gold]\nmax_adapters = -1\n")
+    ended = subprocess.run(
+        COMMAND,
+        cwd=ROOT,
+        env={**os.environ, "LORA_TIERS_FILE": str(file), "LORA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert ended.returncode == 1
+    assert f"gateway: The tiers file {file} is wrong: gold.max_adapters: " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_process_without_triton_says_so_and_ends_cleanly(tmp_path: Path) -> None:
     with _running(tmp_path, _free_port()) as (url, process):
         empty = httpx.get(f"{url}/health/ready")

@@ -39,9 +39,10 @@ from adapter_sync.record import (
 from adapter_sync.registry import Registry
 from adapter_sync.sources.files import AdapterFiles
 from adapter_sync.staging import blobs_lock
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import load_tiers
 
 REPLACE = Overwrite(replace=True)
+SHARED = load_tiers().named("shared")
 MODULE = "model.layers.0.mlp.up_proj"
 HOLD_A_STAGING_FILE = """
 import sys, pathlib
@@ -167,7 +168,7 @@ def test_the_same_content_of_two_tenants_is_kept_once(
     [
         ({"name": "../../x"}, InvalidNameError),
         ({"base_model": "huge"}, BaseModelNotFoundError),
-        ({"size_bytes": tier_named("shared").max_adapter_bytes + 1}, AdapterTooLargeError),
+        ({"size_bytes": SHARED.max_adapter_bytes + 1}, AdapterTooLargeError),
         ({"data": b"no adapter"}, InvalidAdapterError),
         ({"data": adapter_bytes(rank=9)}, InvalidAdapterError),
         ({"data": adapter_bytes(float("nan"))}, InvalidAdapterError),
@@ -196,7 +197,7 @@ def test_an_upload_of_exactly_the_tiers_limit_is_not_too_large(
 ) -> None:
     """It is refused for another reason: its last bytes belong to no tensor."""
     with pytest.raises(InvalidAdapterError, match="bytes that belong to no tensor"):
-        upload(intake, tenant, size_bytes=tier_named("shared").max_adapter_bytes)
+        upload(intake, tenant, size_bytes=SHARED.max_adapter_bytes)
 
 
 def test_a_name_that_is_taken_leaves_the_first_adapter_as_it_was(
@@ -218,14 +219,14 @@ def test_a_name_that_is_taken_leaves_the_first_adapter_as_it_was(
 def test_one_adapter_too_many_leaves_nothing_behind(
     intake: Intake, registry: Registry, blobs: FolderBlobStore, tenant: Tenant, staging: Path
 ) -> None:
-    for number in range(tier_named("shared").max_adapters):
+    for number in range(SHARED.max_adapters):
         upload(intake, tenant, name=f"number-{number}")
     before = list(blobs.digests())
 
     with pytest.raises(AdapterLimitError):
         upload(intake, tenant, name="one-more", data=adapter_bytes(2.0))
 
-    assert len(registry.adapters()) == tier_named("shared").max_adapters
+    assert len(registry.adapters()) == SHARED.max_adapters
     assert list(blobs.digests()) == before
     assert staged_files(staging) == []
 

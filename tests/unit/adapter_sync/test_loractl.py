@@ -25,7 +25,7 @@ from adapter_sync.loractl.upload import stage
 from adapter_sync.record import AdapterStatus, BaseModel
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
-from adapter_sync.tiers import tier_named
+from adapter_sync.tiers import load_tiers
 
 WIDTH, RANK = 16, 4
 BAD_PERIODS = ("0d", "-1d", "90", "d", "1.5h", "90d ", "1w", "٩d", "123456d")
@@ -433,7 +433,7 @@ def test_a_file_over_the_limit_is_refused_before_it_is_copied(
     assert main(upload(file)) == 1
     assert "larger than 500 MB" in capsys.readouterr().err
     with pytest.raises(AdapterTooLargeError):
-        stage(file, staged, tier_named("shared"))
+        stage(file, staged, load_tiers().named("shared"))
     assert not staged.exists()
 
 
@@ -529,6 +529,29 @@ def test_a_wrong_setting_is_named_without_its_value(
     printed = capsys.readouterr()
     assert re.fullmatch(r"loractl: A setting is wrong: GATEWAY_PORT: [^\n]+\n", printed.err)
     assert "hunter2" not in printed.err
+
+
+def test_tiers_come_from_the_file_that_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = "\n".join(
+        f"{name} = 1"
+        for name in (
+            "max_adapters",
+            "max_adapter_bytes",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "max_streams",
+        )
+    )
+    (tmp_path / "tiers.toml").write_text(f"[golden]\n{limits}\n")
+    monkeypatch.setenv("LORA_TIERS_FILE", "tiers.toml")
+    assert main(["tenant", "create", "acme", "--tier", "golden"]) == 0
+    assert main(["tenant", "create", "other", "--tier", "shared"]) == 1
+    assert "The tiers are: golden." in capsys.readouterr().err
+    (tmp_path / "tiers.toml").write_text(f"[golden]\n{limits}0\nmax_stream = 1\n")
+    assert main(["tenant", "list"]) == 1
+    assert re.fullmatch(r"loractl: [^\n]+golden\.max_stream: [^\n]+\n", capsys.readouterr().err)
 
 
 def test_a_registry_that_can_t_be_opened_is_one_line(

@@ -31,6 +31,7 @@ class Client:
 
     bodies: list[bytes] = field(default_factory=list)
     statuses: list[int | None] = field(default_factory=list)
+    usages: list[tuple[int, ...] | None] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
     may_send: threading.Event = field(default_factory=threading.Event)
     broken: bool = False
@@ -46,9 +47,12 @@ class Client:
             raise RuntimeError("shared memory is full")
         tensors = {each.name: each.values for each in response.output_tensors} if response else {}
         if response is not None:
-            assert tensors["openai_response"].shape == (1,)
-            self.bodies.append(tensors["openai_response"].item())
-            status = tensors.get("http_status")
+            assert tensors
+            if "openai_response" in tensors:
+                assert tensors["openai_response"].shape == (1,)
+                self.bodies.append(tensors["openai_response"].item())
+            status, usage = tensors.get("http_status"), tensors.get("usage")
+            self.usages.append(None if usage is None else tuple(usage.tolist()))
             self.statuses.append(None if status is None else status.item())
         self.flags.append(flags)
 
@@ -109,6 +113,43 @@ def test_a_response_is_sent_with_its_status_first_and_its_end_last(sender: Any) 
     assert client.bodies == [b"one", b"two"]
     assert client.statuses == [200, None]
     assert client.flags == [0, 0, FINAL]
+
+
+def test_usage_goes_with_the_bytes_and_only_when_it_has_grown(sender: Any) -> None:
+    client = Client()
+    response = sender.open(client)
+    for number, usage in enumerate([(5, 0), (5, 1), (5, 1), None, (5, 2)]):
+        response.write(b"x", usage=usage)
+        sent = number + 1
+        wait_until(lambda sent=sent: len(client.usages) == sent)  # type: ignore[misc]
+    assert client.usages == [(5, 0), (5, 1), None, None, (5, 2)]
+    assert client.bodies == [b"x"] * 5
+
+
+def test_usage_may_come_before_the_first_bytes_and_takes_no_status_from_them(sender: Any) -> None:
+    client = Client()
+    response = sender.open(client)
+    response.write(b"", usage=(5, 0))
+    wait_until(lambda: client.usages)
+    assert client.bodies == []
+    response.write(b"one", http_status=200, usage=(5, 9))
+    response.finish()
+    wait_until(lambda: client.ended)
+    assert (client.bodies, client.statuses) == ([b"one"], [None, 200])
+    assert client.usages == [(5, 0), (5, 9)]
+
+
+def test_the_newest_usage_goes_with_what_waited(sender: Any) -> None:
+    client = Client()
+    client.may_send.clear()
+    response = sender.open(client)
+    response.write(b"first", http_status=200, usage=(5, 1))
+    time.sleep(0.05)
+    for number in range(2, 10):
+        response.write(b"x", usage=(5, number))
+    client.may_send.set()
+    wait_until(lambda: len(client.bodies) == 2)
+    assert client.usages == [(5, 1), (5, 9)]
 
 
 def test_what_waits_for_a_slow_triton_goes_as_one(sender: Any) -> None:

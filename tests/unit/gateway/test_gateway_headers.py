@@ -1,16 +1,18 @@
 """What the gateway reads from request headers and paths."""
 
+from dataclasses import replace
+
 import pytest
 
 from adapter_sync.errors import AdapterTooLargeError, InvalidApiKeyError
-from adapter_sync.tiers import Tier
+from adapter_sync.tiers import load_tiers
 from gateway.auth import bearer_key, needs_admin_key, needs_key
 from gateway.limits import Limits
 from gateway.loading import preferred_wait_s
 from gateway.request_id import accepted_request_id
 from gateway.upload import check_announced_size
 
-TIER = Tier(name="small", max_adapters=1, max_adapter_bytes=10_000_000)
+TIER = replace(load_tiers().named("shared"), max_adapter_bytes=10_000_000)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])

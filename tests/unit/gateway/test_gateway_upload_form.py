@@ -1,6 +1,7 @@
 """The upload form is parsed as it streams, in pieces of any size."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapter_sync.errors import AdapterTooLargeError
-from adapter_sync.tiers import Tier
+from adapter_sync.tiers import load_tiers
 from gateway.errors import InvalidRequestError
 from gateway.limits import Limits
 from gateway.upload_form import UploadedAdapter, UploadForm
 
 BOUNDARY = "----boundary7MA4YWxk"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
-TIER = Tier(name="small", max_adapters=1, max_adapter_bytes=10_000)
+TIER = replace(load_tiers().named("shared"), max_adapter_bytes=10_000)
 GOOD = (("name", b"finance"), ("base_model", b"org/tiny"), ("file", b"weights"))
 
 

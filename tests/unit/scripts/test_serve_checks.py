@@ -103,6 +103,17 @@ def test_an_address_that_is_not_this_machines_is_refused(
     assert nothing_was_made(home)
 
 
+def test_a_wrong_tiers_file_is_told_by_its_key(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "tiers.toml").write_text("[gold]\nmax_adapters = -1\n")
+    monkeypatch.setenv("LORA_TIERS_FILE", "tiers.toml")
+    assert "gold.max_adapters: " in refusal(capsys)
+    (home / "tiers.toml").unlink()
+    assert "tiers.toml can't be read" in refusal(capsys)
+    assert nothing_was_made(home)
+
+
 @pytest.mark.parametrize("value", ["http", "0", "99999"])
 def test_a_wrong_setting_is_told_by_its_variable(
     home: Path, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """Adapters fetched from a hub over real HTTP, whole, private, broken and wrong."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,13 @@ from adapter_sync.errors import (
 )
 from adapter_sync.fetches import HubRepo
 from adapter_sync.sources.hub import DownloadedAdapter, download, pin
-from adapter_sync.tiers import Tier
+from adapter_sync.tiers import load_tiers
 from tests.hub_server import Hub, Repo, running_hub
 
 WEIGHTS = bytes(range(256)) * 400
 CONFIG = b'{"peft_type": "LORA"}'
 FILES = {"adapter_model.safetensors": WEIGHTS, "adapter_config.json": CONFIG}
-TIER = Tier(name="small", max_adapters=1, max_adapter_bytes=30_000_000)
+TIER = replace(load_tiers().named("shared"), max_adapter_bytes=30_000_000)
 NAME = "org/lora"
 
 

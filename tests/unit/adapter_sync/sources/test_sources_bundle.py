@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from adapter_sync.sources.zip_file import (
 )
 from adapter_sync.sources.zip_file import unpack as unpack_entry
 from adapter_sync.staging import staged_file
-from adapter_sync.tiers import Tier
+from adapter_sync.tiers import Tier, load_tiers
 from adapter_sync.validation.config import MAX_CONFIG_BYTES
 from tests.zips import (
     CENTRAL_MODE,
@@ -42,7 +43,7 @@ from tests.zips import (
     zipped,
 )
 
-TIER = Tier(name="small", max_adapters=1, max_adapter_bytes=3_000_000)
+TIER = replace(load_tiers().named("shared"), max_adapter_bytes=3_000_000)
 WEIGHTS = "adapter_model.safetensors"
 CONTENT = bytes(range(256)) * 40
 CONFIG = json.dumps({"peft_type": "LORA", "r": 4})
@@ -390,7 +391,7 @@ def test_zip64_archives_and_parts_are_refused(refusal: Callable[..., str]) -> No
 def test_a_bomb_is_refused_before_it_is_unpacked(unpack: Unpack) -> None:
     bomb = zipped({WEIGHTS: bytes(TIER.max_adapter_bytes + 1)})
     assert len(bomb) < 10_000
-    with pytest.raises(AdapterTooLargeError, match="'small'"):
+    with pytest.raises(AdapterTooLargeError, match="'shared'"):
         unpack(bomb)
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from adapter_sync.errors import AdapterTooLargeError, InvalidAdapterError
 from adapter_sync.sources.bundle import unbundled
 from adapter_sync.sources.files import AdapterFiles
 from adapter_sync.staging import staged_file
-from adapter_sync.tiers import Tier
+from adapter_sync.tiers import load_tiers
 from tests.zips import zipped
 
-TIER = Tier(name="small", max_adapters=1, max_adapter_bytes=5000)
+TIER = replace(load_tiers().named("shared"), max_adapter_bytes=5000)
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = json.dumps({"peft_type": "LORA", "r": 4})
 GOOD = {"a/": b"", "a/README.md": b"# A", f"a/{WEIGHTS}": bytes(range(256)) * 10}
