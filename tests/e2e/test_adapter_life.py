@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,9 @@ LONG = 60
 
 
 @pytest.fixture
-def api(stack: Stack, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+def api(stack: Stack) -> Iterator[httpx.Client]:
     """A tenant of the test's own."""
-    name = request.node.name.replace("_", "-")[:60].strip("-")
-    with stack.api(stack.new_key(name)) as api:
+    with stack.api(stack.new_key(f"life-{uuid.uuid4().hex}")) as api:
         yield api
 
 
