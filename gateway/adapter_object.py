@@ -76,10 +76,15 @@ def adapter_answer(
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
     """The adapter object as an answer, with its ETag when the adapter is here."""
+    etag = {} if adapter is None else {"etag": adapter.etag}
+    return JSONResponse(object_of(adapter, fetch), status, {**headers, **etag})
+
+
+def object_of(adapter: Adapter | None, fetch: Fetch | None) -> dict[str, Any] | None:
+    """The adapter object of an adapter, of a fetch, or of both; None of neither."""
     if adapter is not None:
-        document = adapter_object(adapter, fetch)
-        return JSONResponse(document, status, {**headers, "etag": adapter.etag})
-    return JSONResponse(fetch and fetch_object(fetch), status, dict(headers))
+        return adapter_object(adapter, fetch)
+    return None if fetch is None else fetch_object(fetch)
 
 
 def adapter_list(page: Page[Adapter | Fetch]) -> dict[str, Any]:

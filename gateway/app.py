@@ -20,6 +20,7 @@ from adapter_sync.secret_key import load_secret_key
 from adapter_sync.settings import Settings
 from adapter_sync.tiers import Tiers, load_tiers
 from gateway.access_log import AccessLog
+from gateway.adapter_events import stream_adapter_events
 from gateway.adapters import delete_adapter, list_adapters, show_adapter
 from gateway.admin import ADMIN_ROUTES
 from gateway.aliases import delete_alias, list_aliases, put_alias, show_alias
@@ -58,6 +59,7 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("POST", "/v1/adapters/upload", upload_adapter),
     ("GET", "/v1/adapters/{adapter_id}", show_adapter),
     ("DELETE", "/v1/adapters/{adapter_id}", delete_adapter),
+    ("GET", "/v1/adapters/{adapter_id}/events", stream_adapter_events),
     ("GET", "/v1/adapters/{adapter_id}/revisions", list_revisions),
     ("POST", "/v1/adapters/{adapter_id}/rollback", roll_back_adapter),
     ("GET", "/v1/usage", show_usage),

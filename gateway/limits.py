@@ -28,3 +28,4 @@ class Limits:
     adapter_wait_s: int = 5
     max_adapter_wait_s: int = 60
     adapter_poll_s: float = 0.02
+    adapter_event_s: float = 0.1

@@ -20,7 +20,7 @@ from gateway.usage_recorder import Meter
 MAX_RENEWALS = 3
 KEEP_ALIVE = b": keep-alive\n\n"
 _LOWEST_ERROR_STATUS = 400
-_STREAM_HEADERS = (
+STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -172,7 +172,7 @@ class _Events:
         if not self.started:
             self.started = True
             await self._send(
-                {"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)}
+                {"type": "http.response.start", "status": 200, "headers": list(STREAM_HEADERS)}
             )
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
