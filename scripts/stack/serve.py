@@ -34,6 +34,7 @@ settings, from the environment or a .env file in the checkout (relative folders 
   LORA_MODELS_DIR      where a base model's relative path is looked up first
                        (default: .runtime/models)
   LORA_TIERS_FILE      a TOML file of tiers, in place of the built-in ones
+  LORA_ADMIN_KEY       opens the admin API below /admin/v1; without it there is none
   GATEWAY_HOST         default 127.0.0.1
   GATEWAY_PORT         default 8080
   TRITON_HTTP_PORT     default 8000

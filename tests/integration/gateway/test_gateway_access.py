@@ -23,6 +23,16 @@ TENANT_ENDPOINTS = (
     ("POST", "/v1/adapters/upload", 400, 400),
     ("GET", "/v1/adapters/{adapter}", 200, 404),
     ("DELETE", "/v1/adapters/{adapter}", 200, 404),
+    ("POST", "/v1/adapters", 400, 400),
+    ("GET", "/v1/adapters/{adapter}/events", 200, 404),
+    ("GET", "/v1/adapters/{adapter}/revisions", 200, 404),
+    ("POST", "/v1/adapters/{adapter}/rollback", 409, 404),
+    ("GET", "/v1/models/{model}", 200, 404),
+    ("GET", "/v1/aliases", 200, 200),
+    ("PUT", "/v1/aliases/mine", 400, 400),
+    ("GET", "/v1/aliases/mine", 404, 404),
+    ("DELETE", "/v1/aliases/mine", 404, 404),
+    ("GET", "/v1/usage", 200, 200),
     ("GET", "/v1/nothing", 404, 404),
 )
 ADMIN_ENDPOINTS = (
@@ -55,6 +65,7 @@ class Scene:
     def ask(self, kind: str, method: str, path: str) -> httpx.Response:
         url = self.client.url + path.format(
             adapter=self.adapter_id,
+            model=self.model,
             tenant=self.client.tenant.name,
             key=self.client.api_key.split("-")[1],
         )
