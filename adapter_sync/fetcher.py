@@ -31,6 +31,7 @@ FETCHES_AT_ONCE = 4
 LOOK_PERIOD_S = 0.1
 STOP_PATIENCE_S = 5.0
 PROGRESS_PERIOD_S = 0.5
+RETRY_PERIOD_S = 1.0
 _UNEXPECTED = "The server had an error while fetching the adapter. Delete it and try again."
 
 
@@ -51,9 +52,9 @@ class Fetcher:
 
     def run(self) -> None:
         """Do what is pending, some at once, until `stopping` is set."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        self.registry.reopen_fetches()
+        while not self._is_prepared():
+            if self.stopping.wait(RETRY_PERIOD_S):
+                return
         threads: list[threading.Thread] = []
         while not self.stopping.is_set():
             threads = [thread for thread in threads if thread.is_alive()]
@@ -78,10 +79,32 @@ class Fetcher:
             log.info("fetch.interrupted", adapter_id=fetch.id)
         except LoraServerError as error:
             log.info("fetch.failed", adapter_id=fetch.id, error=str(error))
-            self.registry.fail_fetch(fetch.id, code=error.code, message=str(error))
+            self._fail(fetch, error.code, str(error))
         except Exception:
             log.exception("fetch.broken", adapter_id=fetch.id)
-            self.registry.fail_fetch(fetch.id, code="server_error", message=_UNEXPECTED)
+            self._fail(fetch, "server_error", _UNEXPECTED)
+
+    def _is_prepared(self) -> bool:
+        """Clear what an earlier process left; whether that could be done."""
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.registry.reopen_fetches()
+        except (OSError, SQLAlchemyError):
+            log.exception("fetches.not_prepared")
+            return False
+        return True
+
+    def _fail(self, fetch: Fetch, code: str | None, message: str) -> None:
+        """Keep why it failed, however long the registry is away: nobody else would end it."""
+        while not self.stopping.is_set():
+            try:
+                self.registry.fail_fetch(fetch.id, code=code, message=message)
+            except SQLAlchemyError:
+                log.exception("fetch.failure_not_kept", adapter_id=fetch.id)
+                self.stopping.wait(RETRY_PERIOD_S)
+            else:
+                return
 
     def _claim(self) -> ClaimedFetch | None:
         try:
@@ -137,6 +160,9 @@ class Fetcher:
             done_bytes += more_bytes
             if time.monotonic() - told_at >= PROGRESS_PERIOD_S:
                 told_at = time.monotonic()
-                self.registry.set_fetch_progress(fetch.id, FetchStage.FETCHING, done_bytes)
+                try:
+                    self.registry.set_fetch_progress(fetch.id, FetchStage.FETCHING, done_bytes)
+                except SQLAlchemyError as error:
+                    log.warning("fetch.progress_not_kept", adapter_id=fetch.id, error=str(error))
 
         return tell

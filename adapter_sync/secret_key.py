@@ -27,8 +27,8 @@ def load_secret_key(data_folder: Path) -> bytes:
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise ConfigurationError(
-            f"{path} has {len(key)} bytes, not {_KEY_BYTES}. Remove it to get a new key; only "
-            "cached prompt prefixes are lost."
+            f"{path} has {len(key)} bytes, not {_KEY_BYTES}. Remove it to get a new key: "
+            "cached prompt prefixes are lost, and fetches under way from private repos fail."
         )
     return key
 

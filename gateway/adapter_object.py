@@ -87,10 +87,12 @@ def object_of(adapter: Adapter | None, fetch: Fetch | None) -> dict[str, Any] | 
     return None if fetch is None else fetch_object(fetch)
 
 
-def adapter_list(page: Page[Adapter | Fetch]) -> dict[str, Any]:
-    """The list object."""
+def adapter_list(page: Page[Adapter | Fetch], fetches: Mapping[str, Fetch]) -> dict[str, Any]:
+    """The list object; `fetches` has those of the adapters' next revisions, by adapter id."""
     data = [
-        fetch_object(each) if isinstance(each, Fetch) else adapter_object(each)
+        fetch_object(each)
+        if isinstance(each, Fetch)
+        else adapter_object(each, fetches.get(each.id))
         for each in page.items
     ]
     return {

@@ -42,13 +42,14 @@ async def list_adapters(
     )
     try:
         page = await to_thread.run_sync(services.registry.adapter_page, tenant.id, query)
+        fetches = await to_thread.run_sync(services.registry.fetches, tenant.id)
     except AdapterNotFoundError as error:
         raise InvalidRequestError(
             f"Invalid 'after': {error} Begin again without 'after'.",
             param="after",
             code="invalid_value",
         ) from error
-    return JSONResponse(adapter_list(page))
+    return JSONResponse(adapter_list(page, {fetch.id: fetch for fetch in fetches}))
 
 
 async def show_adapter(

@@ -112,6 +112,7 @@ async def open_services(
             rate_limits=RateLimits(),
             usage=usage,
             upload_threads=CapacityLimiter(limits.upload_threads),
+            hub_threads=CapacityLimiter(limits.hub_threads),
             started_at=int(time.time()),
             random=SystemRandom(),
             admin_key=settings.lora_admin_key,

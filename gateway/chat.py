@@ -16,6 +16,7 @@ from gateway.relay import Relay
 from gateway.resolve import Target, resolve
 from gateway.services import CurrentServices
 from gateway.triton import EngineRequest
+from gateway.usage_recorder import Meter
 
 
 async def create_chat_completion(
@@ -57,6 +58,15 @@ async def create_chat_completion(
             return None
         return found.base_model, engine_request(found.lora_name)
 
+    def meter_of(asked: EngineRequest) -> Meter:
+        return services.usage.meter(
+            tenant_id=tenant.id,
+            key_id=request.state.caller.key.id,
+            requested_model=chat.requested_model,
+            adapter_id=asked.lora_name and adapter_id_of(asked.lora_name),
+            spend=partial(services.rate_limits.spend_tokens, tenant.id),
+        )
+
     first = await target()
     return Relay(
         engine=services.engine,
@@ -65,11 +75,5 @@ async def create_chat_completion(
         renew=renew,
         stream=chat.stream,
         limits=limits,
-        meter=services.usage.meter(
-            tenant_id=tenant.id,
-            key_id=request.state.caller.key.id,
-            requested_model=chat.requested_model,
-            adapter_id=first.lora_name and adapter_id_of(first.lora_name),
-            spend=partial(services.rate_limits.spend_tokens, tenant.id),
-        ),
+        meter_of=meter_of,
     )

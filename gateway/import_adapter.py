@@ -1,12 +1,13 @@
 """POST /v1/adapters: an adapter from a Hugging Face repo."""
 
+import re
 import time
 from functools import partial
 
 import anyio
 from anyio import to_thread
 from fastapi import Request
-from pydantic import SecretStr
+from pydantic import SecretStr, field_validator
 from starlette.responses import Response
 
 from adapter_sync.fetches import DEFAULT_REVISION, Fetch, FetchStage, HubRepo
@@ -20,6 +21,7 @@ from gateway.json_body import JsonBody, read_json_body
 from gateway.loading import loaded, wait_deadline
 from gateway.services import CurrentServices, Services
 
+_TOKEN = re.compile(r"[!-~]{1,512}")
 _OK, _CREATED, _ACCEPTED = 200, 201, 202
 
 
@@ -34,6 +36,13 @@ class AdapterImport(JsonBody):
     hf_token: SecretStr | None = None
     replace: bool = False
 
+    @field_validator("hf_token")
+    @classmethod
+    def _is_header_safe(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and _TOKEN.fullmatch(token.get_secret_value()) is None:
+            raise ValueError("expected up to 512 printable characters without blanks")
+        return token
+
 
 async def import_adapter(
     request: Request, tenant: CurrentTenant, services: CurrentServices
@@ -47,7 +56,7 @@ async def import_adapter(
     wanted = await read_json_body(request, services.limits, AdapterImport)
     condition = if_match(request.headers.getlist("if-match"))
     fetch = await to_thread.run_sync(
-        partial(_begin, services, tenant, wanted, condition), limiter=services.upload_threads
+        partial(_begin, services, tenant, wanted, condition), limiter=services.hub_threads
     )
     deadline = wait_deadline(request, services.limits)
     has_arrived = await _arrived(services, fetch, deadline)

@@ -24,8 +24,9 @@ class Limits:
     max_form_overhead_bytes: int = 64 * 1024
     upload_chunk_bytes: int = 1024 * 1024
     upload_threads: int = 4
+    hub_threads: int = 8
 
     adapter_wait_s: int = 5
     max_adapter_wait_s: int = 60
     adapter_poll_s: float = 0.02
-    adapter_event_s: float = 0.1
+    adapter_event_s: float = 0.25

@@ -46,7 +46,7 @@ class Relay(Response):
         renew: Callable[[EngineRequest], Awaitable[tuple[str, EngineRequest] | None]],
         stream: bool,
         limits: Limits,
-        meter: Meter,
+        meter_of: Callable[[EngineRequest], Meter],
     ) -> None:
         super().__init__()
         self._engine = engine
@@ -55,7 +55,8 @@ class Relay(Response):
         self._renew = renew
         self._stream = stream
         self._limits = limits
-        self._meter = meter
+        self._meter_of = meter_of
+        self._meter = meter_of(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises LoraServerError, as long as no byte was sent."""
@@ -111,6 +112,7 @@ class Relay(Response):
                     if renewed is None:
                         raise
                     self._base_model, self._request = renewed
+                    self._meter = self._meter_of(self._request)
                     continue
                 yield call, first
                 return

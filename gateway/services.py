@@ -22,7 +22,8 @@ from gateway.usage_recorder import UsageRecorder
 class Services:
     """The gateway's parts.
 
-    `upload_threads` keeps uploads from taking the threads that authentication needs. `random`
+    `upload_threads` keeps uploads from taking the threads that authentication needs, `hub_threads`
+    a slow hub from taking those of the uploads. `random`
     draws an alias's target for each request.
     """
 
@@ -35,6 +36,7 @@ class Services:
     rate_limits: RateLimits
     usage: UsageRecorder
     upload_threads: CapacityLimiter
+    hub_threads: CapacityLimiter
     started_at: int
     random: Random
     admin_key: SecretStr | None

@@ -26,7 +26,7 @@ from adapter_sync.registry.adapter_rows import (
     revision_values,
 )
 from adapter_sync.registry.base_models import require_base_model_for_adapters
-from adapter_sync.registry.fetches import delete_fetch, take_fetch
+from adapter_sync.registry.fetches import count_new, delete_failed_fetch, take_fetch
 from adapter_sync.registry.keys import new_id
 from adapter_sync.registry.pages import newest_first, page_of
 from adapter_sync.registry.revisions import delete_revisions, insert_revision, require_match
@@ -77,6 +77,7 @@ def put_adapter(
     require_base_model_for_adapters(connection, base_model)
     known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
     require_match(overwrite.if_match, known)
+    delete_failed_fetch(connection, tenant_id=tenant.id, base_model=base_model, name=name)
     if known is None:
         require_room(connection, tenant, tiers.of(tenant))
         return _insert_adapter(
@@ -87,7 +88,8 @@ def put_adapter(
             base_model=base_model,
             revision=revision,
         )
-    if not overwrite.replace:
+    # A fetch promised its id: it can't end as a revision of an adapter that came meanwhile.
+    if not overwrite.replace or fetched_id not in (None, known.id):
         raise AdapterExistsError(name=name, base_model=base_model, adapter_id=known.id)
     return insert_revision(connection, known, revision)
 
@@ -161,8 +163,7 @@ def select_adapters_on(connection: Connection, base_model: str) -> list[Adapter]
 
 
 def mark_deleting(connection: Connection, adapter: Adapter) -> Adapter:
-    """The adapter as it is now; the fetch of its next revision has nothing to become any more."""
-    delete_fetch(connection, adapter.id)
+    """The adapter as it is now."""
     return _write(
         connection,
         replace(adapter, status=AdapterStatus.DELETING, error_code=None, error_message=None),
@@ -238,10 +239,13 @@ def _insert_adapter(
 
 
 def require_room(connection: Connection, tenant: Tenant, tier: Tier) -> None:
-    """Raises AdapterLimitError when the tenant has as many adapters as its tier allows."""
+    """Raises AdapterLimitError when the tenant has as many adapters as its tier allows.
+
+    Those on their way here count.
+    """
     of_tenant = and_(adapters.c.tenant_id == tenant.id, NOT_DELETING)
     count = connection.scalar(select(func.count()).select_from(adapters).where(of_tenant)) or 0
-    if count >= tier.max_adapters:
+    if count + count_new(connection, tenant.id) >= tier.max_adapters:
         raise AdapterLimitError(limit=tier.max_adapters, tier=tier.name)
 
 

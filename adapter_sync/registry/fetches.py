@@ -6,11 +6,10 @@ A fetch is there until its adapter is, or until somebody deletes it; a failed on
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, select, update
 
 from adapter_sync.errors import (
     AdapterExistsError,
-    AdapterNotFoundError,
     FetchGoneError,
     FetchInProgressError,
 )
@@ -18,9 +17,10 @@ from adapter_sync.fetches import Fetch, FetchStage, HubRepo, PinnedRepo
 from adapter_sync.record import Adapter, Overwrite, Tenant
 from adapter_sync.registry.keys import new_id
 from adapter_sync.registry.revisions import require_match
-from adapter_sync.registry.tables import fetches
+from adapter_sync.registry.tables import NOT_DELETING, adapters, fetches
 
 _RUNNING = (FetchStage.FETCHING.value, FetchStage.VALIDATING.value)
+_FAILED = fetches.c.stage == FetchStage.FAILED.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ def insert_fetch(
     if known is not None and not overwrite.replace:
         raise AdapterExistsError(name=name, base_model=base_model, adapter_id=known.id)
     of_name = _has_name(tenant_id=tenant.id, base_model=base_model, name=name)
-    connection.execute(delete(fetches).where(of_name, fetches.c.stage == FetchStage.FAILED.value))
+    connection.execute(delete(fetches).where(of_name, _FAILED))
     running = connection.scalar(select(fetches.c.adapter_id).where(of_name))
     if running is not None:
         raise FetchInProgressError(name=name, base_model=base_model, adapter_id=running)
@@ -102,9 +102,20 @@ def is_pending(connection: Connection) -> bool:
 
 
 def claim_fetch(connection: Connection) -> ClaimedFetch | None:
-    """The oldest pending fetch, fetching from now on; None when there is none."""
+    """A pending fetch, fetching from now on; None when there is none.
+
+    Of the tenants' with the fewest under way the oldest, so that one with many holds up no other.
+    """
+    other = fetches.alias()
+    running_of_tenant = (
+        select(func.count())
+        .where(other.c.tenant_id == fetches.c.tenant_id, other.c.stage.in_(_RUNNING))
+        .correlate(fetches)
+        .scalar_subquery()
+    )
     query = select(fetches).where(fetches.c.stage == FetchStage.PENDING.value)
-    row = connection.execute(query.order_by(fetches.c.created_at).limit(1)).first()
+    query = query.order_by(running_of_tenant, fetches.c.created_at).limit(1)
+    row = connection.execute(query).first()
     if row is None:
         return None
     _set(connection, row.adapter_id, stage=FetchStage.FETCHING.value, bytes_done=0)
@@ -158,13 +169,20 @@ def delete_fetch(connection: Connection, adapter_id: str) -> bool:
     return gone.rowcount > 0
 
 
-def delete_fetch_of(connection: Connection, *, tenant_id: str, adapter_id: str) -> Fetch:
-    """The tenant's fetch, removed. Raises AdapterNotFoundError."""
-    fetch = select_fetch(connection, tenant_id=tenant_id, adapter_id=adapter_id)
-    if fetch is None:
-        raise AdapterNotFoundError(adapter_id=adapter_id)
-    delete_fetch(connection, adapter_id)
-    return fetch
+def delete_failed_fetch(
+    connection: Connection, *, tenant_id: str, base_model: str, name: str
+) -> None:
+    """Forget a failure that an adapter of that name has made up for."""
+    of_name = _has_name(tenant_id=tenant_id, base_model=base_model, name=name)
+    connection.execute(delete(fetches).where(of_name, _FAILED))
+
+
+def count_new(connection: Connection, tenant_id: str) -> int:
+    """How many adapters of the tenant are on their way here, next revisions left out."""
+    here = select(adapters.c.id).where(adapters.c.tenant_id == tenant_id, NOT_DELETING)
+    query = select(func.count()).select_from(fetches)
+    query = query.where(fetches.c.tenant_id == tenant_id, ~_FAILED)
+    return connection.scalar(query.where(fetches.c.adapter_id.not_in(here))) or 0
 
 
 def _has_name(*, tenant_id: str, base_model: str, name: str) -> ColumnElement[bool]:

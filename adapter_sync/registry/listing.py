@@ -58,7 +58,7 @@ def _fetches(
     connection: Connection, tenant_id: str, query: AdapterQuery, after: Place | None
 ) -> list[Fetch]:
     """Those of new adapters: an adapter whose next revision is fetched is listed itself."""
-    here = select(adapters.c.id).where(NOT_DELETING)
+    here = select(adapters.c.id).where(adapters.c.tenant_id == tenant_id, NOT_DELETING)
     where = [fetches.c.tenant_id == tenant_id, fetches.c.adapter_id.not_in(here)]
     if query.base_model is not None:
         where.append(fetches.c.base_model == query.base_model)

@@ -71,7 +71,8 @@ from adapter_sync.registry.database import Database
 from adapter_sync.registry.fetches import (
     ClaimedFetch,
     claim_fetch,
-    delete_fetch_of,
+    count_new,
+    delete_fetch,
     fail_fetch,
     insert_fetch,
     is_pending,
@@ -177,12 +178,15 @@ class Registry:
         with self._database.changing() as connection:
             tenant = select_tenant(connection, name)
             adapters = select_adapters(connection, tenant.id)
-            if adapters and not with_adapters:
-                raise TenantHasAdaptersError(name=name, count=len(adapters))
+            count = len(adapters) + count_new(connection, tenant.id)
+            if count and not with_adapters:
+                raise TenantHasAdaptersError(name=name, count=count)
             for adapter in adapters:
                 self._delete_adapter(connection, adapter)
             for fetch in select_fetches(connection, tenant.id):
-                self._delete_fetch(connection, tenant.id, fetch.id)
+                self._delete_fetch(connection, fetch)
+            for alias in select_aliases(connection, tenant.id):
+                self._delete_alias(connection, tenant.id, alias.name)
             for key in select_keys(connection, tenant, limit=None, after=None).items:
                 self._revoke(connection, key)
             self._audit(connection, "tenant.deleted", tenant.id, tenant.id, tier=tenant.tier)
@@ -313,7 +317,7 @@ class Registry:
     def check_new_adapter(self, name: str, base_model: str) -> None:
         """What can be told before the hub is asked.
 
-        Raises InvalidNameError, BaseModelNotFoundError.
+        Raises InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError.
         """
         check_adapter_name(name)
         with self._database.reading() as connection:
@@ -331,8 +335,9 @@ class Registry:
     ) -> Fetch:
         """A pending fetch of an adapter from a repo. The token is kept until it has ended.
 
-        Raises InvalidNameError, BaseModelNotFoundError, AdapterExistsError, AdapterLimitError,
-        PreconditionFailedError, FetchInProgressError.
+        Raises InvalidNameError, TenantNotFoundError, BaseModelNotFoundError,
+        AdaptersNotSupportedError, AdapterExistsError, AdapterLimitError, PreconditionFailedError,
+        FetchInProgressError, TierMissingError.
         """
         check_adapter_name(name)
         with self._database.changing() as connection:
@@ -493,7 +498,12 @@ class Registry:
             try:
                 adapter = select_adapter(connection, tenant_id=tenant_id, adapter_id=adapter_id)
             except AdapterNotFoundError:
-                return self._delete_fetch(connection, tenant_id, adapter_id)
+                fetch = select_fetch(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+                if fetch is None:
+                    raise
+                # What is not here yet has no state that could match.
+                require_match(if_match, None)
+                return self._delete_fetch(connection, fetch)
             require_match(if_match, adapter)
             return self._delete_adapter(connection, adapter)
 
@@ -551,9 +561,10 @@ class Registry:
         """The alias, made or replaced at once, and whether it is new.
 
         Whether the targets exist is the caller's to check: they may go at any time anyway.
-        Raises InvalidNameError, AliasNameTakenError, AliasLimitError.
+        Raises TenantNotFoundError, InvalidNameError, AliasNameTakenError, AliasLimitError.
         """
         with self._database.writing() as connection:
+            select_tenant_with_id(connection, tenant_id)
             alias, is_new = upsert_alias(
                 connection, tenant_id=tenant_id, name=name, targets=targets
             )
@@ -574,8 +585,7 @@ class Registry:
     def delete_alias(self, tenant_id: str, name: str) -> None:
         """Raises AliasNotFoundError, also the second time."""
         with self._database.writing() as connection:
-            delete_alias(connection, tenant_id=tenant_id, name=name)
-            self._audit(connection, "alias.deleted", tenant_id, name)
+            self._delete_alias(connection, tenant_id, name)
 
     def blob_in_use(self, digest: str) -> bool:
         """Whether an adapter's revision has this blob (SHA-256) as its config or its weights."""
@@ -599,12 +609,20 @@ class Registry:
                 connection, tenant_id=tenant_id, first=first, last=last, group_by=group_by
             )
 
+    def _delete_alias(self, connection: Connection, tenant_id: str, name: str) -> None:
+        delete_alias(connection, tenant_id=tenant_id, name=name)
+        self._audit(connection, "alias.deleted", tenant_id, name)
+
     def _delete_adapter(self, connection: Connection, adapter: Adapter) -> Adapter:
+        fetch = select_fetch(connection, tenant_id=adapter.tenant_id, adapter_id=adapter.id)
+        if fetch is not None:
+            # Of its next revision: it has nothing to become any more.
+            self._delete_fetch(connection, fetch)
         self._audit_adapter(connection, "adapter.deleted", adapter)
         return mark_deleting(connection, adapter)
 
-    def _delete_fetch(self, connection: Connection, tenant_id: str, adapter_id: str) -> Fetch:
-        fetch = delete_fetch_of(connection, tenant_id=tenant_id, adapter_id=adapter_id)
+    def _delete_fetch(self, connection: Connection, fetch: Fetch) -> Fetch:
+        delete_fetch(connection, fetch.id)
         self._audit_fetch(connection, "fetch.deleted", fetch)
         return fetch
 

@@ -227,6 +227,8 @@ def supervisord_configuration(settings: "Settings", control: str) -> str:
         "adapter_sync": (f"-m adapter_sync --control={control}", 20),
         "gateway": ("-m gateway", 30),
     }
+    # Plain HTTP downloads tell how far they are, can be broken off, and name their errors.
+    environments = {"adapter_sync": 'environment=HF_HUB_DISABLE_XET="1"\n'}
     # supervisord removes its pidfile at its end: never name a device here.
     supervisord = (
         f"[supervisord]\nnodaemon=true\npidfile={folder}/supervisord.pid\n"
@@ -237,7 +239,7 @@ def supervisord_configuration(settings: "Settings", control: str) -> str:
         f"[program:{name}]\n"
         f'command="{python}" -P {arguments}\n'
         f"priority={priority}\nautorestart=true\nstartsecs=1\nstartretries=10\n"
-        f"stopwaitsecs={stop_s}\nkillasgroup=true\n"
+        f"stopwaitsecs={stop_s}\nkillasgroup=true\n{environments.get(name, '')}"
         "redirect_stderr=true\nstdout_logfile=/dev/fd/1\nstdout_logfile_maxbytes=0\n"
         for priority, (name, (arguments, stop_s)) in enumerate(programs.items(), 1)
     ]

@@ -174,6 +174,7 @@ def test_the_token_is_used_and_never_shown_or_kept_readable(
         ({"repo": None}, 400, "invalid_value", "repo"),
         ({"extra": 1}, 400, "unknown_parameter", "extra"),
         ({"hf_token": ["hf_secret"]}, 400, "invalid_value", "hf_token"),
+        ({"hf_token": "hf_secret\n"}, 400, "invalid_value", "hf_token"),
     ],
 )
 def test_a_bad_request_names_its_field(

@@ -13,9 +13,10 @@ from adapter_sync.errors import (
     FetchInProgressError,
     InvalidNameError,
     PreconditionFailedError,
+    TenantHasAdaptersError,
 )
 from adapter_sync.fetches import Fetch, FetchStage, HubRepo, PinnedRepo
-from adapter_sync.record import Overwrite, Revision, Tenant
+from adapter_sync.record import AliasTarget, Overwrite, Revision, Tenant
 from adapter_sync.registry import Registry
 
 PINNED = PinnedRepo(
@@ -164,6 +165,74 @@ def test_a_new_revision_is_fetched_only_when_told_to_replace(
         fetched_id=fetch.id,
     )
     assert (replaced.id, replaced.revision.number) == (adapter.id, 2)
+
+
+def test_a_fetch_does_not_end_as_a_revision_of_an_adapter_that_came_meanwhile(
+    registry: Registry, acme: Tenant, make_revision: MakeRevision
+) -> None:
+    fetch = start(registry, acme, overwrite=Overwrite(replace=True))
+    uploaded = registry.create_adapter(
+        tenant=acme, name="finance", base_model="tiny", revision=make_revision()
+    )
+    with pytest.raises(AdapterExistsError, match=uploaded.id):
+        registry.create_adapter(
+            tenant=acme,
+            name="finance",
+            base_model="tiny",
+            revision=make_revision("other"),
+            overwrite=Overwrite(replace=True),
+            fetched_id=fetch.id,
+        )
+    assert registry.adapter(acme.id, uploaded.id).revision.number == 1
+    assert registry.fetch(acme.id, fetch.id) == fetch
+
+
+def test_an_upload_makes_up_for_a_failed_fetch_of_its_name(
+    registry: Registry, acme: Tenant, make_revision: MakeRevision
+) -> None:
+    fetch = start(registry, acme)
+    registry.fail_fetch(fetch.id, code="hub_unavailable", message="away")
+    registry.create_adapter(
+        tenant=acme, name="finance", base_model="tiny", revision=make_revision()
+    )
+    assert registry.fetches(acme.id) == []
+
+
+def test_a_tenant_with_many_fetches_holds_up_no_other(
+    registry: Registry, acme: Tenant, rival: Tenant
+) -> None:
+    first, _ = (start(registry, acme, f"n{number}") for number in range(2))
+    theirs = start(registry, rival)
+    claimed = [registry.claim_fetch() for _ in range(2)]
+    assert [each and each.fetch.id for each in claimed] == [first.id, theirs.id]
+
+
+def test_what_is_on_its_way_counts_for_the_tiers_limit(registry: Registry, acme: Tenant) -> None:
+    fetches = [start(registry, acme, f"n{number}") for number in range(20)]
+    with pytest.raises(AdapterLimitError):
+        start(registry, acme, "more")
+    registry.fail_fetch(fetches[0].id, code=None, message="away")
+    assert start(registry, acme, "more")
+
+
+def test_a_fetch_has_no_state_that_could_match(registry: Registry, acme: Tenant) -> None:
+    fetch = start(registry, acme)
+    with pytest.raises(PreconditionFailedError):
+        registry.delete_adapter(acme.id, fetch.id, if_match=frozenset({"*"}))
+    assert registry.fetches(acme.id) == [fetch]
+
+
+def test_a_tenant_goes_with_its_fetches_and_aliases_only_when_told(
+    registry: Registry, acme: Tenant
+) -> None:
+    start(registry, acme)
+    registry.put_alias(acme.id, "mine", [AliasTarget(base_model="tiny", adapter_name=None)])
+    with pytest.raises(TenantHasAdaptersError):
+        registry.delete_tenant(acme.name)
+    registry.delete_tenant(acme.name, with_adapters=True)
+    assert (registry.fetches(acme.id), registry.aliases(acme.id)) == ([], [])
+    actions = [entry.action for entry in registry.audit().items]
+    assert {"fetch.deleted", "alias.deleted", "tenant.deleted"} <= set(actions)
 
 
 def test_deleting_an_adapter_ends_the_fetch_of_its_next_revision(
