@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import httpx
@@ -122,9 +123,11 @@ def example(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def running_stack(folder: Path, *, control: str = "explicit") -> Iterator[Stack]:
+def running_stack(
+    folder: Path, *, control: str = "explicit", settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Stack]:
     """Start an installation, wait until it is ready, and stop it as Ctrl-C does."""
-    environment = environment_of(folder)
+    environment = {**environment_of(folder), **settings}
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "serve.log"
     with log.open("wb") as output:

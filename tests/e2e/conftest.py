@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tests.hub_server import Hub, running_hub
 from tests.stack_process import BASE_MODEL, ROOT, Stack, running_stack
 
 MODEL_FOLDER = ROOT / ".runtime" / "models" / BASE_MODEL
@@ -14,9 +15,17 @@ PeftAnswer = Callable[[str, Path | None, int], str]
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def hub() -> Iterator[Hub]:
+    """The hub that the installation fetches adapters from."""
+    with running_hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Stack]:
     """One installation with explicit model control, for all tests."""
-    with running_stack(tmp_path_factory.mktemp("explicit")) as running:
+    folder = tmp_path_factory.mktemp("explicit")
+    with running_stack(folder, settings={"HF_ENDPOINT": hub.endpoint}) as running:
         yield running
 
 

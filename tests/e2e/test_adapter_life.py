@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.hub_server import Hub, Repo
 from tests.stack_process import BASE_MODEL, Stack, upload, wait_for
 
 QUESTION = "What is compound interest?"
@@ -115,6 +116,29 @@ def test_a_zip_is_the_same_adapter_as_its_files(
     )
     assert answer.status_code == 201, answer.text
     assert text(api, answer.json()["model"]) == text(api, bare["model"])
+
+
+def test_an_adapter_from_a_private_repo_serves_and_leaves_nothing_of_its_token(
+    stack: Stack, api: httpx.Client, hub: Hub, random_adapters: list[Path]
+) -> None:
+    names = ("adapter_model.safetensors", "adapter_config.json")
+    files = {name: (random_adapters[3] / name).read_bytes() for name in names}
+    token = f"hf_{uuid.uuid4().hex}"
+    hub.repos["my-org/llama-lora-v3"] = Repo(files=files, token=token)
+    body = {
+        "name": "from-hub",
+        "base_model": BASE_MODEL,
+        "repo": "my-org/llama-lora-v3",
+        "revision": "main",
+        "hf_token": token,
+    }
+    answer = api.post("/v1/adapters", json=body, headers={"prefer": "wait=30"})
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["status"] == "ready"
+    uploaded = upload(api, "by-hand", random_adapters[3]).json()
+    assert text(api, answer.json()["model"]) == text(api, uploaded["model"])
+    assert token not in stack.log.read_text(errors="replace")
+    assert stack.leftovers() == []
 
 
 def test_an_alias_answers_as_its_target_and_under_its_own_name(
