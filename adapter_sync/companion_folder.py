@@ -25,6 +25,7 @@ from adapter_sync.lora_map import (
     read_lora_map,
 )
 from adapter_sync.record import Revision
+from adapter_sync.sources.files import CONFIG_FILE, WEIGHTS_FILE
 
 log = structlog.get_logger()
 
@@ -81,8 +82,8 @@ class CompanionFolder:
         with self._stage() as stage:
             folder = stage / lora_name
             folder.mkdir()
-            link_or_copy(blobs.path(revision.config_blob), folder / "adapter_config.json")
-            link_or_copy(blobs.path(revision.weights_blob), folder / "adapter_model.safetensors")
+            link_or_copy(blobs.path(revision.config_blob), folder / CONFIG_FILE)
+            link_or_copy(blobs.path(revision.weights_blob), folder / WEIGHTS_FILE)
             folder.rename(self._folder / lora_name)
 
     def remove(self, lora_name: str) -> None:

@@ -148,6 +148,11 @@ class Revision:
     warnings: tuple[str, ...]
     source: Mapping[str, object] = field(default_factory=lambda: UPLOADED)
 
+    @property
+    def is_first(self) -> bool:
+        """Whether the adapter came with it."""
+        return self.number == 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:

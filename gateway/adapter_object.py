@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from adapter_sync.fetches import Fetch, FetchStage
 from adapter_sync.record import Adapter, KeptRevision, Page
 from gateway.engine_errors import public_words
+from gateway.list_object import list_object
 
 
 def adapter_object(adapter: Adapter, fetch: Fetch | None = None) -> dict[str, Any]:
@@ -95,13 +96,7 @@ def adapter_list(page: Page[Adapter | Fetch], fetches: Mapping[str, Fetch]) -> d
         else adapter_object(each, fetches.get(each.id))
         for each in page.items
     ]
-    return {
-        "object": "list",
-        "data": data,
-        "has_more": page.has_more,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-    }
+    return list_object(data, has_more=page.has_more)
 
 
 def revision_list(kept: Sequence[KeptRevision]) -> dict[str, Any]:

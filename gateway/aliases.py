@@ -14,6 +14,7 @@ from gateway.alias_request import RequestedTarget, parse_alias_request
 from gateway.auth import CurrentTenant
 from gateway.body import read_body
 from gateway.errors import ModelNotFoundError
+from gateway.list_object import list_object
 from gateway.resolve import split_requested_model
 from gateway.services import CurrentServices, Services
 
@@ -37,15 +38,7 @@ async def put_alias(
 async def list_aliases(tenant: CurrentTenant, services: CurrentServices) -> Response:
     """GET /v1/aliases, sorted by name."""
     aliases = await to_thread.run_sync(services.registry.aliases, tenant.id)
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": [alias_object(alias) for alias in aliases],
-            "has_more": False,
-            "first_id": aliases[0].name if aliases else None,
-            "last_id": aliases[-1].name if aliases else None,
-        }
-    )
+    return JSONResponse(list_object([alias_object(alias) for alias in aliases]))
 
 
 async def show_alias(alias: str, tenant: CurrentTenant, services: CurrentServices) -> Response:

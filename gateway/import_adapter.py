@@ -71,7 +71,7 @@ async def import_adapter(
 
 
 def _status(adapter: Adapter | None) -> int:
-    return _OK if adapter is not None and adapter.revision.number > 1 else _CREATED
+    return _OK if adapter is not None and not adapter.revision.is_first else _CREATED
 
 
 def _begin(

@@ -23,8 +23,6 @@ from gateway.loading import loaded, wait_deadline
 from gateway.services import CurrentServices, Services
 from gateway.upload_form import UploadedAdapter, UploadForm
 
-_FIRST_REVISION = 1
-
 
 async def upload_adapter(
     request: Request, tenant: CurrentTenant, services: CurrentServices
@@ -43,7 +41,7 @@ async def upload_adapter(
             partial(_accept, services, tenant, uploaded, weights, condition),
             limiter=services.upload_threads,
         )
-    status = 201 if adapter.revision.number == _FIRST_REVISION else 200
+    status = 201 if adapter.revision.is_first else 200
     adapter = await loaded(services, adapter, wait_deadline(request, services.limits))
     return adapter_answer(
         adapter, status=status, headers={"location": f"/v1/adapters/{adapter.id}"}

@@ -4,10 +4,9 @@ import hashlib
 from pathlib import Path
 
 from adapter_sync.errors import AdapterTooLargeError, InvalidAdapterError
+from adapter_sync.sources.files import CONFIG_FILE, WEIGHTS_FILE
 from adapter_sync.tiers import Tier
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 _CHUNK_BYTES = 1 << 20
 
 

@@ -309,8 +309,7 @@ class Registry:
                 fetched_id=fetched_id,
                 tiers=self.tiers,
             )
-            first = adapter.revision.number == 1
-            action = "adapter.created" if first else "adapter.replaced"
+            action = "adapter.created" if adapter.revision.is_first else "adapter.replaced"
             self._audit_adapter(connection, action, adapter)
             return adapter
 

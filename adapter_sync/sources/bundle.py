@@ -11,15 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from adapter_sync.errors import AdapterTooLargeError, InvalidAdapterError
-from adapter_sync.sources.files import AdapterFiles
+from adapter_sync.sources.files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles
 from adapter_sync.sources.zip_file import Entry, is_zip, read_entries, unpack
 from adapter_sync.tiers import Tier
 from adapter_sync.validation.config import MAX_CONFIG_BYTES
 from adapter_sync.validation.strict_json import parse_object
 from adapter_sync.validation.words import listed, quoted
 
-_WEIGHTS = "adapter_model.safetensors"
-_CONFIG = "adapter_config.json"
 _PERHAPS_CONFIG = "config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _ARCHIVES = (
@@ -99,7 +97,7 @@ def _check_no_archives(entries: Sequence[Entry]) -> None:
 
 
 def _weights_entry(entries: Sequence[Entry]) -> Entry:
-    found = [entry for entry in entries if entry.path.name == _WEIGHTS]
+    found = [entry for entry in entries if entry.path.name == WEIGHTS_FILE]
     if not found:
         raise _no_weights(entries)
     if len(found) > 1:
@@ -114,11 +112,11 @@ def _no_weights(entries: Sequence[Entry]) -> InvalidAdapterError:
     pickles = [str(entry.path) for entry in entries if entry.path.suffix.lower() in _PICKLES]
     if pickles:
         return InvalidAdapterError(
-            f"The zip has no {_WEIGHTS}, but {listed(pickles)}: files of that kind can run code, "
-            "so they are not read. Convert the adapter to safetensors."
+            f"The zip has no {WEIGHTS_FILE}, but {listed(pickles)}: files of that kind can run "
+            "code, so they are not read. Convert the adapter to safetensors."
         )
     names = listed(str(entry.path) for entry in entries) or "nothing of use"
-    return InvalidAdapterError(f"The zip has no {_WEIGHTS}. It holds {names}.")
+    return InvalidAdapterError(f"The zip has no {WEIGHTS_FILE}. It holds {names}.")
 
 
 def _config(
@@ -126,7 +124,7 @@ def _config(
 ) -> tuple[PurePosixPath, bytes] | None:
     """The config that lies beside the weights, and its path."""
     beside = {entry.path.name: entry for entry in entries if entry.path.parent == folder}
-    if entry := beside.get(_CONFIG):
+    if entry := beside.get(CONFIG_FILE):
         return entry.path, _config_bytes(file, entry)
     if entry := beside.get(_PERHAPS_CONFIG):
         content = _config_bytes(file, entry)
@@ -148,10 +146,10 @@ def _config_bytes(file: BinaryIO, entry: Entry) -> bytes:
 def _check_no_stray_config(entries: Sequence[Entry], folder: PurePosixPath) -> None:
     """Without its config an adapter would get a guessed lora_alpha, and answer wrongly."""
     for entry in entries:
-        if entry.path.name == _CONFIG:
+        if entry.path.name == CONFIG_FILE:
             raise InvalidAdapterError(
-                f"{entry.words} is not in the folder of {_WEIGHTS}, {quoted(str(folder))}. Put the "
-                "two side by side."
+                f"{entry.words} is not in the folder of {WEIGHTS_FILE}, {quoted(str(folder))}. Put "
+                "the two side by side."
             )
 
 

@@ -6,6 +6,10 @@ from pathlib import Path
 
 from adapter_sync.record import UPLOADED
 
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+"""The names that PEFT's save_pretrained gives an adapter's two files."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterFiles:

@@ -31,11 +31,10 @@ from adapter_sync.errors import (
     RepoNotFoundError,
 )
 from adapter_sync.fetches import HubRepo, PinnedRepo
+from adapter_sync.sources.files import CONFIG_FILE, WEIGHTS_FILE
 from adapter_sync.tiers import Tier
 from adapter_sync.validation.config import MAX_CONFIG_BYTES
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG_TIMEOUT_S = 10.0
 

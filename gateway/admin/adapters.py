@@ -8,7 +8,8 @@ from starlette.responses import JSONResponse, Response
 from adapter_sync.record import Adapter, AdapterStatus, Page
 from adapter_sync.registry import AdapterFilter, Registry
 from gateway.adapter_object import adapter_object
-from gateway.admin.objects import DEFAULT_LIMIT, Limit, list_object
+from gateway.admin.objects import DEFAULT_LIMIT, Limit
+from gateway.list_object import list_object
 from gateway.services import CurrentServices
 
 

@@ -7,7 +7,8 @@ from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
 from adapter_sync.errors import UnknownCursorError
-from gateway.admin.objects import DEFAULT_LIMIT, Limit, audit_object, list_object
+from gateway.admin.objects import DEFAULT_LIMIT, Limit, audit_object
+from gateway.list_object import list_object
 from gateway.services import CurrentServices
 
 _ID = re.compile(r"aud_([0-9]{1,18})")

@@ -8,9 +8,10 @@ from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.admin.bodies import NewKey
-from gateway.admin.objects import DEFAULT_LIMIT, Limit, key_object, list_object
+from gateway.admin.objects import DEFAULT_LIMIT, Limit, key_object
 from gateway.errors import InvalidRequestError
 from gateway.json_body import read_json_body
+from gateway.list_object import list_object
 from gateway.services import CurrentServices
 
 

@@ -1,6 +1,5 @@
 """Lists and their objects as the admin API shows them; times are Unix seconds."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -10,17 +9,6 @@ from adapter_sync.record import ApiKey, AuditEntry, Tenant
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 DEFAULT_LIMIT = 20
-
-
-def list_object(data: Sequence[dict[str, Any]], *, has_more: bool = False) -> dict[str, Any]:
-    """A list as the OpenAI API shows it."""
-    return {
-        "object": "list",
-        "data": list(data),
-        "has_more": has_more,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-    }
 
 
 def tenant_object(tenant: Tenant) -> dict[str, Any]:

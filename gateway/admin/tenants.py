@@ -7,8 +7,9 @@ from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.admin.bodies import NewTenant, TenantChange
-from gateway.admin.objects import list_object, tenant_object
+from gateway.admin.objects import tenant_object
 from gateway.json_body import read_json_body
+from gateway.list_object import list_object
 from gateway.services import CurrentServices
 
 

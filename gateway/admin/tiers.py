@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from starlette.responses import JSONResponse, Response
 
-from gateway.admin.objects import list_object
+from gateway.list_object import list_object
 from gateway.services import CurrentServices
 
 
