@@ -24,7 +24,7 @@ from adapter_sync.lora_map import (
     dump_lora_map,
     read_lora_map,
 )
-from adapter_sync.record import Revision
+from adapter_sync.record import Content
 from adapter_sync.sources.files import CONFIG_FILE, WEIGHTS_FILE
 
 log = structlog.get_logger()
@@ -43,6 +43,7 @@ class CompanionFolder:
         self.staging = staging
         # A folder of its own: one base model's name may begin with another's companion's.
         self._stages = staging / self.name
+        self._read: tuple[tuple[int, int], LoraMap] | None = None
 
     def create(self) -> None:
         """Put the Triton model itself in place if it is not there.
@@ -58,14 +59,25 @@ class CompanionFolder:
     def lora_map(self) -> LoraMap:
         """The map that lies there, the empty one when there is none.
 
-        A file that is no map is removed: it is written here alone, and can be written anew.
+        A file that is no map is removed: it is written here alone, and can be written anew. One
+        that is still the file read last is not read again.
         """
         try:
-            return read_lora_map(self._folder)
+            return self._lora_map()
         except LoraMapError:
             log.exception("lora_map.unreadable", companion=self.name)
             (self._folder / LORA_MAP_FILE).unlink(missing_ok=True)
             return EMPTY_LORA_MAP
+
+    def _lora_map(self) -> LoraMap:
+        try:
+            status = (self._folder / LORA_MAP_FILE).stat()
+        except FileNotFoundError:
+            return EMPTY_LORA_MAP
+        file = (status.st_ino, status.st_mtime_ns)
+        if self._read is None or self._read[0] != file:
+            self._read = (file, read_lora_map(self._folder))
+        return self._read[1]
 
     def adapter_folders(self) -> frozenset[str]:
         """The adapters whose files are there, by lora_name."""
@@ -74,7 +86,7 @@ class CompanionFolder:
         with os.scandir(self._folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
-    def install(self, lora_name: str, revision: Revision, blobs: BlobStore) -> None:
+    def install(self, lora_name: str, content: Content, blobs: BlobStore) -> None:
         """Link an adapter's two files in; nothing else ever reaches the engine's disk.
 
         Raises FileNotFoundError when a blob is missing.
@@ -82,8 +94,8 @@ class CompanionFolder:
         with self._stage() as stage:
             folder = stage / lora_name
             folder.mkdir()
-            link_or_copy(blobs.path(revision.config_blob), folder / CONFIG_FILE)
-            link_or_copy(blobs.path(revision.weights_blob), folder / WEIGHTS_FILE)
+            link_or_copy(blobs.path(content.config_blob), folder / CONFIG_FILE)
+            link_or_copy(blobs.path(content.weights_blob), folder / WEIGHTS_FILE)
             folder.rename(self._folder / lora_name)
 
     def remove(self, lora_name: str) -> None:

@@ -171,7 +171,7 @@ class Intake:
             self._blobs.remove(digest)
 
     def _remove_unused(self, digests: Sequence[str]) -> int:
-        unused = [digest for digest in digests if not self._registry.blob_in_use(digest)]
+        unused = self._registry.unused_blobs(digests)
         for digest in unused:
             self._blobs.remove(digest)
         return len(unused)

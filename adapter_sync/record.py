@@ -192,7 +192,7 @@ class Adapter:
 
     def lora_name_of(self, revision: Revision) -> str:
         """A revision's identity inside the engine; revisions of one content are one to it."""
-        return f"{self.id}@{revision.digest[:16]}"
+        return lora_name_of(self.id, revision.digest)
 
     def etag_of(self, revision: Revision) -> str:
         """The ETag that the adapter has, or had, with this revision as its newest."""
@@ -223,6 +223,31 @@ class Overwrite:
 
 
 CREATE_ONLY = Overwrite()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What the engine needs of a revision."""
+
+    digest: str
+    config_blob: str
+    weights_blob: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredAdapter:
+    """What reconciling needs of an adapter: there may be ten thousand to look at in each pass."""
+
+    id: str
+    status: AdapterStatus
+    newest: Content
+    serving: Content | None
+
+
+def lora_name_of(adapter_id: str, digest: str) -> str:
+    """A content's identity inside the engine."""
+    return f"{adapter_id}@{digest[:16]}"
 
 
 def adapter_id_of(lora_name: str) -> str:

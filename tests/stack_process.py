@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import TypeVar
 import httpx
 import openai
 import psutil
+from stack.installation import free_ports
 
 from adapter_sync.engine_status import EngineStatus
 from adapter_sync.lora_map import companion_name
@@ -186,14 +186,6 @@ def stop(stack: Stack) -> int:
     except subprocess.TimeoutExpired:
         stack.process.kill()
         raise
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def wait_for(look: Callable[[], Found | None], what: str, *, deadline_s: float = 60) -> Found:

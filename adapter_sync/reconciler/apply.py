@@ -16,13 +16,15 @@ from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
 from adapter_sync.reconciler.plan import (
     Cleanup,
     Current,
+    Served,
     Silence,
     StatusChange,
     cleanup,
     plan,
+    served_of,
     status_changes,
 )
-from adapter_sync.record import Adapter, AdapterStatus
+from adapter_sync.record import AdapterStatus, DesiredAdapter
 from adapter_sync.registry import Registry
 from adapter_sync.staging import blobs_lock
 from adapter_sync.triton_control import TritonControl
@@ -63,13 +65,14 @@ class BaseModelReconciler:
         need Triton has been done then.
         """
         self._folder.create()
-        desired = self._registry.adapters_on(self._base_model)
+        desired = self._registry.desired_adapters(self._base_model)
+        served = served_of(desired)
         current = Current(
             lora_map=self._folder.lora_map(),
             folders=self._folder.adapter_folders(),
             engine=self._look(),
         )
-        todo = plan(desired, current)
+        todo = plan(served, current)
         failed = [change for each in todo.install if (change := self._install(each)) is not None]
         if failed:
             return self._record(failed)
@@ -79,16 +82,21 @@ class BaseModelReconciler:
             self._control.commit(self._folder.name, todo.revision)
             log.info("lora_map.committed", base_model=self._base_model, revision=todo.revision)
         engine = self._status() if todo.commit else current.engine
-        return self._finish(desired, engine, changed=todo.commit or bool(todo.install))
+        return self._finish(desired, served, engine, changed=todo.commit or bool(todo.install))
 
     def _finish(
-        self, desired: list[Adapter], engine: EngineStatus | Silence, *, changed: bool
+        self,
+        desired: Sequence[DesiredAdapter],
+        served: Sequence[Served],
+        engine: EngineStatus | Silence,
+        *,
+        changed: bool,
     ) -> PassResult:
         """Tell the registry what the engine says, and clear away what nothing uses."""
         if isinstance(engine, Silence):
             waiting = bool(desired)
             return PassResult(changed=changed, waiting=waiting)
-        recorded = self._record(status_changes(desired, engine))
+        recorded = self._record(status_changes(served, engine))
         current = Current(
             lora_map=self._folder.lora_map(),
             folders=self._folder.adapter_folders(),
@@ -98,7 +106,7 @@ class BaseModelReconciler:
         self._clean(rest)
         unsettled = any(
             each.status is AdapterStatus.LOADING and each.lora_name not in engine.adapters
-            for each in desired
+            for each in served
         )
         return PassResult(
             changed=changed or recorded.changed or bool(rest.folders or rest.forget),
@@ -118,25 +126,26 @@ class BaseModelReconciler:
     def _status(self) -> EngineStatus | Silence:
         return self._control.status(self._folder.name) or Silence.NOT_LOADED
 
-    def _install(self, adapter: Adapter) -> StatusChange | None:
+    def _install(self, served: Served) -> StatusChange | None:
         try:
-            self._folder.install(adapter.lora_name, adapter.revision, self._blobs)
+            self._folder.install(served.lora_name, served.content, self._blobs)
         except FileNotFoundError:
-            log.exception("adapter.blob_missing", adapter_id=adapter.id)
+            log.exception("adapter.blob_missing", adapter_id=served.adapter_id)
             return StatusChange(
-                adapter=adapter,
+                adapter_id=served.adapter_id,
+                digest=served.content.digest,
                 status=AdapterStatus.FAILED,
                 error_code="blob_missing",
                 error_message="The adapter's file is lost. Delete the adapter and upload it again.",
             )
-        log.info("adapter.installed", adapter_id=adapter.id, lora_name=adapter.lora_name)
+        log.info("adapter.installed", adapter_id=served.adapter_id, lora_name=served.lora_name)
         return None
 
     def _record(self, changes: Sequence[StatusChange]) -> PassResult:
         for change in changes:
             recorded = self._registry.set_adapter_status(
-                change.adapter.id,
-                change.adapter.revision.digest,
+                change.adapter_id,
+                change.digest,
                 change.status,
                 error_code=change.error_code,
                 error_message=change.error_message,
@@ -145,7 +154,7 @@ class BaseModelReconciler:
             if recorded:
                 log.info(
                     "adapter.status_changed",
-                    adapter_id=change.adapter.id,
+                    adapter_id=change.adapter_id,
                     status=change.status.value,
                 )
         # An adapter that failed leaves the map in the next pass.
@@ -155,8 +164,8 @@ class BaseModelReconciler:
     def _clean(self, rest: Cleanup) -> None:
         for lora_name in rest.folders:
             self._folder.remove(lora_name)
-        for adapter in rest.forget:
+        for adapter_id in rest.forget:
             with blobs_lock(self._folder.staging):
-                for digest in self._registry.forget_adapter(adapter.id):
+                for digest in self._registry.forget_adapter(adapter_id):
                     self._blobs.remove(digest)
-            log.info("adapter.deleted", adapter_id=adapter.id)
+            log.info("adapter.deleted", adapter_id=adapter_id)

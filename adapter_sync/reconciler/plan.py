@@ -1,12 +1,18 @@
 """What is to be done, worked out from what is desired and what is there. Pure: no I/O, no clock."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from adapter_sync.engine_status import EngineAdapter, EngineStatus
 from adapter_sync.lora_map import LoraMap, LoraMapEntry
-from adapter_sync.record import Adapter, AdapterStatus, adapter_id_of
+from adapter_sync.record import (
+    AdapterStatus,
+    Content,
+    DesiredAdapter,
+    adapter_id_of,
+    lora_name_of,
+)
 
 SERVED = frozenset({AdapterStatus.LOADING, AdapterStatus.READY})
 
@@ -32,13 +38,20 @@ class Current:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """One content of an adapter that the engine is to have, and the registry's word on it."""
+
+    adapter_id: str
+    lora_name: str
+    content: Content
+    status: AdapterStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """First `install`, then `lora_map` (None: as it is), then the commit of `revision`.
+    """First `install`, then `lora_map` (None: as it is), then the commit of `revision`."""
 
-    An adapter in `install` stands for the revision that it has as its newest.
-    """
-
-    install: tuple[Adapter, ...]
+    install: tuple[Served, ...]
     lora_map: LoraMap | None
     commit: bool
     revision: int
@@ -46,9 +59,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusChange:
-    """A new status of the adapter's `revision`, as the engine reported it."""
+    """A new status of one content of an adapter, as the engine reported it."""
 
-    adapter: Adapter
+    adapter_id: str
+    digest: str
     status: AdapterStatus
     error_code: str | None = None
     error_message: str | None = None
@@ -56,21 +70,27 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleanup:
-    """What may go: nothing in the map or the engine refers to it any more."""
+    """What may go: nothing in the map or the engine refers to it any more.
+
+    `folders` are lora_names, `forget` the ids of adapters.
+    """
 
     folders: tuple[str, ...]
-    forget: tuple[Adapter, ...]
+    forget: tuple[str, ...]
     waiting: bool
 
 
-def plan(desired: Sequence[Adapter], current: Current) -> Plan:
-    """How to get from the current files and map to the desired adapters."""
-    served = [each for adapter in desired for each in served_of(adapter)]
+def served_of(desired: Sequence[DesiredAdapter]) -> tuple[Served, ...]:
+    """What the engine is to have, sorted by lora_name."""
+    served = (each for adapter in desired for each in contents_served(adapter))
+    return tuple(sorted(served, key=lambda each: each.lora_name))
+
+
+def plan(served: Sequence[Served], current: Current) -> Plan:
+    """How to get from the current files and map to what is to be served, sorted by lora_name."""
     entries = tuple(
-        LoraMapEntry(
-            lora_name=adapter.lora_name, folder=adapter.lora_name, rank=adapter.revision.rank
-        )
-        for adapter in sorted(served, key=lambda adapter: adapter.lora_name)
+        LoraMapEntry(lora_name=each.lora_name, folder=each.lora_name, rank=each.content.rank)
+        for each in served
     )
     install = tuple(each for each in served if each.lora_name not in current.folders)
     newest = _newest_revision(current)
@@ -86,39 +106,42 @@ def plan(desired: Sequence[Adapter], current: Current) -> Plan:
     )
 
 
-def served_of(adapter: Adapter) -> tuple[Adapter, ...]:
-    """The adapter once for each revision that the engine is to have, the newest first.
+def contents_served(adapter: DesiredAdapter) -> tuple[Served, ...]:
+    """The contents of an adapter that the engine is to have, the newest first.
 
     The one that serves stays until a newer one does, so two while that is loading.
     """
     if adapter.status is AdapterStatus.DELETING:
         return ()
-    newest = (adapter,) if adapter.status in SERVED else ()
-    if adapter.serving is None:
-        return newest
-    serving = replace(adapter, revision=adapter.serving, status=AdapterStatus.READY)
+    newest = (_served(adapter, adapter.newest, adapter.status),) if adapter.status in SERVED else ()
     # Revisions of the same content are one to the engine.
-    by_lora_name = {each.lora_name: each for each in (serving, *newest)}
-    return tuple(reversed(by_lora_name.values()))
+    if adapter.serving is None or (newest and adapter.serving.digest == adapter.newest.digest):
+        return newest
+    return (*newest, _served(adapter, adapter.serving, AdapterStatus.READY))
 
 
-def status_changes(desired: Sequence[Adapter], engine: EngineStatus) -> tuple[StatusChange, ...]:
-    """The adapters whose status in the registry is not what the engine tells."""
-    found = (
-        _status_change(each, engine.adapters.get(each.lora_name))
-        for adapter in desired
-        for each in served_of(adapter)
+def _served(adapter: DesiredAdapter, content: Content, status: AdapterStatus) -> Served:
+    return Served(
+        adapter_id=adapter.id,
+        lora_name=lora_name_of(adapter.id, content.digest),
+        content=content,
+        status=status,
     )
+
+
+def status_changes(served: Sequence[Served], engine: EngineStatus) -> tuple[StatusChange, ...]:
+    """What in the registry is not as the engine tells."""
+    found = (_status_change(each, engine.adapters.get(each.lora_name)) for each in served)
     return tuple(change for change in found if change is not None)
 
 
-def cleanup(desired: Sequence[Adapter], current: Current) -> Cleanup:
+def cleanup(desired: Sequence[DesiredAdapter], current: Current) -> Cleanup:
     """What is left of adapters that are served no more.
 
     Files stay while the engine may read them: until it has answered with the current map applied.
     """
     kept = {entry.lora_name for entry in current.lora_map.adapters}
-    gone = [each for each in desired if each.status is AdapterStatus.DELETING]
+    gone = [each.id for each in desired if each.status is AdapterStatus.DELETING]
     engine = current.engine
     if isinstance(engine, Silence) or engine.revision != current.lora_map.revision:
         unused = frozenset[str]()
@@ -127,7 +150,7 @@ def cleanup(desired: Sequence[Adapter], current: Current) -> Cleanup:
     remaining = current.folders - unused
     # Also the names of earlier revisions, which may still be draining.
     in_use = {adapter_id_of(lora_name) for lora_name in remaining | kept}
-    forget = tuple(each for each in gone if each.id not in in_use)
+    forget = tuple(each for each in gone if each not in in_use)
     return Cleanup(
         folders=tuple(sorted(unused)),
         forget=forget,
@@ -168,16 +191,21 @@ def _behind(current: Current) -> bool:
     return current.engine.companion_revision < current.lora_map.revision
 
 
-def _status_change(adapter: Adapter, engine: EngineAdapter | None) -> StatusChange | None:
+def _status_change(served: Served, engine: EngineAdapter | None) -> StatusChange | None:
     if engine is None:
         return None
     if engine.state == "failed":
         return StatusChange(
-            adapter=adapter,
+            adapter_id=served.adapter_id,
+            digest=served.content.digest,
             status=AdapterStatus.FAILED,
             error_code="engine_refused",
             error_message=f"The engine could not load the adapter: {engine.reason}",
         )
-    if engine.state in ("loaded", "on_disk") and adapter.status is AdapterStatus.LOADING:
-        return StatusChange(adapter=adapter, status=AdapterStatus.READY)
+    if engine.state in ("loaded", "on_disk") and served.status is AdapterStatus.LOADING:
+        return StatusChange(
+            adapter_id=served.adapter_id,
+            digest=served.content.digest,
+            status=AdapterStatus.READY,
+        )
     return None

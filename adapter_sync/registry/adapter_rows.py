@@ -2,39 +2,52 @@
 
 from typing import Any
 
-from sqlalchemy import Row, and_, select
+from sqlalchemy import Row, Select, and_, select
 
-from adapter_sync.record import UPLOADED, Adapter, AdapterStatus, Revision
+from adapter_sync.record import (
+    UPLOADED,
+    Adapter,
+    AdapterStatus,
+    Content,
+    DesiredAdapter,
+    Revision,
+)
 from adapter_sync.registry.tables import adapters, revisions
 
 _SERVING = "serving_"
 _serving = revisions.alias("serving")
 _NOT_CONTENT = ("adapter_id", "created_at")
 
-SELECT_ADAPTERS = (
-    select(
-        adapters,
-        *(column for column in revisions.c if column.name not in _NOT_CONTENT),
-        *(
-            column.label(f"{_SERVING}{column.name}")
-            for column in _serving.c
-            if column.name not in _NOT_CONTENT
-        ),
+_IN_ENGINE = ("digest", "config_blob", "weights_blob", "rank")
+
+
+def _with_revisions(*columns: Any) -> Select[Any]:
+    newest = and_(
+        revisions.c.adapter_id == adapters.c.id,
+        revisions.c.number == adapters.c.revision_number,
     )
-    .join(
-        revisions,
-        and_(
-            revisions.c.adapter_id == adapters.c.id,
-            revisions.c.number == adapters.c.revision_number,
-        ),
+    serving = and_(
+        _serving.c.adapter_id == adapters.c.id,
+        _serving.c.number == adapters.c.serving_revision,
     )
-    .outerjoin(
-        _serving,
-        and_(
-            _serving.c.adapter_id == adapters.c.id,
-            _serving.c.number == adapters.c.serving_revision,
-        ),
-    )
+    return select(*columns).join(revisions, newest).outerjoin(_serving, serving)
+
+
+SELECT_ADAPTERS = _with_revisions(
+    adapters,
+    *(column for column in revisions.c if column.name not in _NOT_CONTENT),
+    *(
+        column.label(f"{_SERVING}{column.name}")
+        for column in _serving.c
+        if column.name not in _NOT_CONTENT
+    ),
+)
+
+SELECT_DESIRED = _with_revisions(
+    adapters.c.id,
+    adapters.c.status,
+    *(revisions.c[name] for name in _IN_ENGINE),
+    *(_serving.c[name].label(f"{_SERVING}{name}") for name in _IN_ENGINE),
 )
 
 
@@ -90,6 +103,22 @@ def adapter_of(row: Row[tuple[object, ...]]) -> Adapter:
         serving=None if row.serving_number is None else revision_of(row, _SERVING),
         last_used_at=row.last_used_at,
     )
+
+
+def desired_of(row: Row[Any]) -> DesiredAdapter:
+    """The adapter in a row of SELECT_DESIRED."""
+    adapter_id, status, *contents = row
+    newest, serving = _content_of(*contents[:4]), contents[4:]
+    return DesiredAdapter(
+        id=adapter_id,
+        status=AdapterStatus(status),
+        newest=newest,
+        serving=None if serving[0] is None else _content_of(*serving),
+    )
+
+
+def _content_of(digest: str, config_blob: str, weights_blob: str, rank: int) -> Content:
+    return Content(digest=digest, config_blob=config_blob, weights_blob=weights_blob, rank=rank)
 
 
 def revision_of(row: Row[tuple[object, ...]], prefix: str = "") -> Revision:

@@ -13,6 +13,7 @@ from adapter_sync.errors import AdapterExistsError, AdapterLimitError, AdapterNo
 from adapter_sync.record import (
     Adapter,
     AdapterStatus,
+    DesiredAdapter,
     Overwrite,
     Page,
     Revision,
@@ -21,8 +22,10 @@ from adapter_sync.record import (
 )
 from adapter_sync.registry.adapter_rows import (
     SELECT_ADAPTERS,
+    SELECT_DESIRED,
     adapter_of,
     adapter_values,
+    desired_of,
     revision_values,
 )
 from adapter_sync.registry.base_models import require_base_model_for_adapters
@@ -156,10 +159,10 @@ def select_any_adapter(connection: Connection, adapter_id: str) -> Adapter:
     return _one(connection, and_(adapters.c.id == adapter_id, NOT_DELETING), asked_for=adapter_id)
 
 
-def select_adapters_on(connection: Connection, base_model: str) -> list[Adapter]:
+def select_desired(connection: Connection, base_model: str) -> list[DesiredAdapter]:
     """A base model's adapters in every status, sorted by id."""
-    query = SELECT_ADAPTERS.where(adapters.c.base_model == base_model).order_by(adapters.c.id)
-    return [adapter_of(row) for row in connection.execute(query)]
+    query = SELECT_DESIRED.where(adapters.c.base_model == base_model).order_by(adapters.c.id)
+    return [desired_of(row) for row in connection.execute(query)]
 
 
 def mark_deleting(connection: Connection, adapter: Adapter) -> Adapter:

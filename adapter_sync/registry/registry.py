@@ -22,6 +22,7 @@ from adapter_sync.record import (
     AuditEntry,
     BaseModel,
     Caller,
+    DesiredAdapter,
     IssuedKey,
     KeptRevision,
     Overwrite,
@@ -44,8 +45,8 @@ from adapter_sync.registry.adapters import (
     select_adapter,
     select_adapter_named,
     select_adapters,
-    select_adapters_on,
     select_any_adapter,
+    select_desired,
     select_every_adapter_page,
     update_state,
 )
@@ -86,10 +87,10 @@ from adapter_sync.registry.listing import AdapterQuery, select_adapter_page
 from adapter_sync.registry.revisions import (
     earlier_revision,
     insert_revision,
-    is_blob_used,
     prune_revisions,
     require_match,
     select_revisions,
+    unused_blobs,
 )
 from adapter_sync.registry.tables import change_counter
 from adapter_sync.registry.tenants import (
@@ -481,10 +482,10 @@ class Registry:
         with self._database.reading() as connection:
             return select_adapter_page(connection, tenant_id, query)
 
-    def adapters_on(self, base_model: str) -> list[Adapter]:
+    def desired_adapters(self, base_model: str) -> list[DesiredAdapter]:
         """A base model's adapters of every tenant and in every status, sorted by id."""
         with self._database.reading() as connection:
-            return select_adapters_on(connection, base_model)
+            return select_desired(connection, base_model)
 
     def delete_adapter(
         self, tenant_id: str, adapter_id: str, *, if_match: frozenset[str] | None = None
@@ -586,10 +587,10 @@ class Registry:
         with self._database.writing() as connection:
             self._delete_alias(connection, tenant_id, name)
 
-    def blob_in_use(self, digest: str) -> bool:
-        """Whether an adapter's revision has this blob (SHA-256) as its config or its weights."""
+    def unused_blobs(self, digests: Sequence[str]) -> list[str]:
+        """Those blobs (SHA-256) that no adapter's revision has as its config or its weights."""
         with self._database.reading() as connection:
-            return is_blob_used(connection, digest)
+            return unused_blobs(connection, digests)
 
     def add_usage(self, batch: UsageBatch) -> bool:
         """Add a batch, with its adapters' last use; whether it was not there already.

@@ -3,10 +3,11 @@
 The writing functions count on Database.changing: what they read stays true until they commit.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, union, update
 
 from adapter_sync.errors import (
     NoEarlierRevisionError,
@@ -19,6 +20,8 @@ from adapter_sync.registry.tables import adapters, revisions
 
 KEPT_REVISIONS = 3
 _ANY_ETAG = "*"
+_DIGESTS_A_QUERY = 400
+"""Each is two of a statement's parameters, of which SQLite before 3.32 takes 999."""
 
 
 def require_match(if_match: frozenset[str] | None, adapter: Adapter | None) -> None:
@@ -114,11 +117,17 @@ def delete_revisions(connection: Connection, where: ColumnElement[bool]) -> list
     query = select(revisions.c.config_blob, revisions.c.weights_blob).where(where)
     digests = {digest for row in connection.execute(query) for digest in row}
     connection.execute(delete(revisions).where(where))
-    return [digest for digest in sorted(digests) if not is_blob_used(connection, digest)]
+    return unused_blobs(connection, sorted(digests))
 
 
-def is_blob_used(connection: Connection, digest: str) -> bool:
-    """Whether a revision has this blob as its config or its weights."""
-    uses_it = or_(revisions.c.config_blob == digest, revisions.c.weights_blob == digest)
-    query = select(revisions.c.adapter_id).where(uses_it).limit(1)
-    return connection.scalar(query) is not None
+def unused_blobs(connection: Connection, digests: Sequence[str]) -> list[str]:
+    """Those of the blobs that no revision has as its config or its weights."""
+    used: set[str] = set()
+    for start in range(0, len(digests), _DIGESTS_A_QUERY):
+        asked = digests[start : start + _DIGESTS_A_QUERY]
+        queries = (
+            select(column).where(column.in_(asked))
+            for column in (revisions.c.config_blob, revisions.c.weights_blob)
+        )
+        used.update(connection.scalars(union(*queries)))
+    return [digest for digest in digests if digest not in used]

@@ -53,6 +53,15 @@ def taken_ports(settings: Settings) -> list[str]:
     return taken
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody has at the moment."""
+    with contextlib.ExitStack() as opened:
+        sockets = [opened.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
 def leftovers(settings: Settings) -> list[psutil.Process]:
     """The processes of this installation that are not this process."""
     found = []

@@ -9,21 +9,11 @@ from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.companion_folder import TEMPLATES, CompanionFolder, link_or_copy
 from adapter_sync.errors import ConfigurationError
 from adapter_sync.lora_map import EMPTY_LORA_MAP, LORA_MAP_FILE, LoraMap, LoraMapEntry
-from adapter_sync.record import Revision
+from adapter_sync.record import Content
 
 CONFIG, WEIGHTS = "c0" * 32, "be" * 32
 NAME = "adp_1@00000000"
-REVISION = Revision(
-    number=1,
-    digest="d0" * 32,
-    config_blob=CONFIG,
-    weights_blob=WEIGHTS,
-    size_bytes=7,
-    rank=8,
-    lora_alpha=8.0,
-    target_modules=("q_proj",),
-    warnings=(),
-)
+CONTENT = Content(digest="d0" * 32, config_blob=CONFIG, weights_blob=WEIGHTS, rank=8)
 MAP = LoraMap(revision=3, adapters=(LoraMapEntry(lora_name=NAME, folder=NAME, rank=8),))
 
 
@@ -87,7 +77,7 @@ def test_before_it_is_created_there_is_nothing(repository: Path, staging: Path) 
 def test_an_installed_adapter_is_two_files_that_share_the_blobs_bytes(
     folder: CompanionFolder, repository: Path, staging: Path, blobs: FolderBlobStore
 ) -> None:
-    folder.install(NAME, REVISION, blobs)
+    folder.install(NAME, CONTENT, blobs)
     adapter = repository / "base-adapters" / "1" / NAME
     assert files(adapter) == ["adapter_config.json", "adapter_model.safetensors"]
     assert (adapter / "adapter_config.json").samefile(blobs.path(CONFIG))
@@ -101,7 +91,7 @@ def test_an_adapter_whose_blob_is_missing_leaves_nothing(
 ) -> None:
     blobs.remove(WEIGHTS)
     with pytest.raises(FileNotFoundError):
-        folder.install(NAME, REVISION, blobs)
+        folder.install(NAME, CONTENT, blobs)
     assert folder.adapter_folders() == frozenset()
     assert files(staging) == []
 
@@ -109,7 +99,7 @@ def test_an_adapter_whose_blob_is_missing_leaves_nothing(
 def test_a_removed_adapter_is_gone_and_its_blobs_stay(
     folder: CompanionFolder, staging: Path, blobs: FolderBlobStore
 ) -> None:
-    folder.install(NAME, REVISION, blobs)
+    folder.install(NAME, CONTENT, blobs)
     folder.remove(NAME)
     assert folder.adapter_folders() == frozenset()
     assert blobs.path(WEIGHTS).read_bytes() == b"weights"

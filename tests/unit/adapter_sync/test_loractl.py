@@ -108,11 +108,11 @@ def engine_that_answers(
 
     def answer() -> None:
         while not stop.wait(0.02):
-            for adapter in registry.adapters_on("tiny"):
+            for adapter in registry.desired_adapters("tiny"):
                 if adapter.status is AdapterStatus.LOADING:
                     registry.set_adapter_status(
                         adapter.id,
-                        adapter.revision.digest,
+                        adapter.newest.digest,
                         status,
                         error_code=message and "engine_refused",
                         error_message=message,
@@ -237,7 +237,7 @@ def test_a_tenant_with_adapters_is_deleted_only_with_them(
     assert document(capsys) == {"id": tenant_id, "object": "tenant", "deleted": True}
     assert main(["tenant", "list", "--json"]) == 0
     assert data_of(document(capsys)) == []
-    assert [adapter.status for adapter in registry.adapters_on("tiny")] == ["deleting"]
+    assert [adapter.status for adapter in registry.desired_adapters("tiny")] == ["deleting"]
 
 
 def test_what_loractl_changes_is_in_the_audit_as_its_own(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from stack.installation import lock
+from stack.installation import free_ports, lock
 from stack.serve import ServeError, is_ready, main, seed_repository, supervisord_configuration
 from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 
 from adapter_sync.settings import load_settings
-from tests.stack_process import BASE_MODEL, ROOT, free_ports
+from tests.stack_process import BASE_MODEL, ROOT
 
 PORTS = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
 

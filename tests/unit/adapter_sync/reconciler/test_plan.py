@@ -5,6 +5,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,19 +16,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from adapter_sync.engine_status import EngineAdapter, EngineStatus
 from adapter_sync.lora_map import EMPTY_LORA_MAP, LoraMap, LoraMapEntry
+from adapter_sync.reconciler import plan as planning
 from adapter_sync.reconciler.plan import (
     SERVED,
+    Cleanup,
     Current,
+    Plan,
     Silence,
     StatusChange,
-    cleanup,
-    plan,
-    served_of,
-    status_changes,
 )
 from adapter_sync.record import Adapter, AdapterStatus, Revision
 from adapter_sync.registry.adapters import AdapterState, with_state
 from adapter_sync.registry.revisions import with_revision
+from tests.desired import content_of, desired_of
 
 LOADING, READY = AdapterStatus.LOADING, AdapterStatus.READY
 FAILED, DELETING = AdapterStatus.FAILED, AdapterStatus.DELETING
@@ -66,6 +67,26 @@ def make_adapter(number: int, status: AdapterStatus = LOADING) -> Adapter:
 A, B, C = (make_adapter(number) for number in range(3))
 
 
+def served_of(*adapters: Adapter) -> tuple[planning.Served, ...]:
+    return planning.served_of([desired_of(each) for each in adapters])
+
+
+def plan(adapters: Sequence[Adapter], current: Current) -> Plan:
+    return planning.plan(served_of(*adapters), current)
+
+
+def status_changes(adapters: Sequence[Adapter], engine: EngineStatus) -> tuple[StatusChange, ...]:
+    return planning.status_changes(served_of(*adapters), engine)
+
+
+def cleanup(adapters: Sequence[Adapter], current: Current) -> Cleanup:
+    return planning.cleanup([desired_of(each) for each in adapters], current)
+
+
+def installed(todo: Plan) -> list[str]:
+    return [each.lora_name for each in todo.install]
+
+
 def with_status(adapter: Adapter, status: AdapterStatus) -> Adapter:
     return dataclasses.replace(adapter, status=status)
 
@@ -96,7 +117,7 @@ def current(lora_map: LoraMap, folders: frozenset[str], engine: EngineStatus | S
 
 def test_a_new_adapter_is_installed_mapped_and_committed() -> None:
     todo = plan([A], current(EMPTY_LORA_MAP, frozenset(), engine_with(0)))
-    assert todo.install == (A,)
+    assert installed(todo) == [A.lora_name]
     assert todo.lora_map == make_map(1, A)
     assert todo.commit
     assert todo.revision == 1
@@ -145,7 +166,7 @@ def test_a_triton_that_is_away_is_not_called_without_need() -> None:
 
 def test_files_are_prepared_while_triton_is_away() -> None:
     todo = plan([A], current(EMPTY_LORA_MAP, frozenset(), Silence.NO_TRITON))
-    assert todo.install == (A,)
+    assert installed(todo) == [A.lora_name]
     assert todo.lora_map == make_map(1, A)
 
 
@@ -168,7 +189,7 @@ def test_lost_files_are_put_back_under_a_new_revision() -> None:
     """Triton must load the companion again, or the engine would not look for them again."""
     desired = [with_status(A, READY)]
     todo = plan(desired, current(make_map(4, A), frozenset(), engine_with(4, A, state="failed")))
-    assert list(todo.install) == desired
+    assert installed(todo) == [each.lora_name for each in desired]
     assert todo.lora_map == make_map(5, A)
 
 
@@ -195,7 +216,8 @@ def test_a_base_model_that_is_not_running_is_waited_for() -> None:
 @pytest.mark.parametrize("state", ["loaded", "on_disk"])
 def test_what_the_engine_has_is_ready(state: str) -> None:
     (change,) = status_changes([A], engine_with(1, A, state=state))
-    assert (change.adapter, change.status) == (A, READY)
+    assert (change.adapter_id, change.digest) == (A.id, A.revision.digest)
+    assert change.status is READY
 
 
 @pytest.mark.parametrize("status", [LOADING, READY])
@@ -227,7 +249,7 @@ def test_a_deleted_adapters_files_go_when_the_engine_has_let_go() -> None:
     assert (before.folders, before.forget, before.waiting) == ((), (), True)
     after = cleanup(desired, current(make_map(5), folders_of(A), engine_with(5)))
     assert (after.folders, after.waiting) == ((A.lora_name,), False)
-    assert list(after.forget) == desired
+    assert list(after.forget) == [each.id for each in desired]
 
 
 def test_nothing_goes_before_the_engine_has_the_current_map() -> None:
@@ -272,7 +294,7 @@ NEW_A = replaced(A)
 
 def test_while_a_replacement_loads_both_revisions_are_in_the_map() -> None:
     todo = plan([NEW_A], current(make_map(4, A), folders_of(A), engine_with(4, A)))
-    assert todo.install == (NEW_A,)
+    assert installed(todo) == [NEW_A.lora_name]
     assert todo.lora_map == make_map(5, A, NEW_A)
     assert todo.commit
 
@@ -295,8 +317,8 @@ def test_a_replacement_that_failed_leaves_the_map_and_the_old_revision_stays() -
 
 def test_lost_files_of_the_serving_revision_are_put_back_while_the_next_one_loads() -> None:
     found = current(make_map(5, A, NEW_A), folders_of(NEW_A), engine_with(5, A, NEW_A))
-    (installed,) = plan([NEW_A], found).install
-    assert (installed.lora_name, installed.revision) == (A.lora_name, A.revision)
+    (lost,) = plan([NEW_A], found).install
+    assert (lost.lora_name, lost.content) == (A.lora_name, content_of(A.revision))
 
 
 def test_revisions_of_the_same_content_are_one_entry() -> None:
@@ -311,7 +333,8 @@ def test_revisions_of_the_same_content_are_one_entry() -> None:
 def test_a_serving_revision_that_the_engine_has_does_not_make_the_next_one_ready() -> None:
     assert status_changes([NEW_A], engine_with(4, A)) == ()
     (change,) = status_changes([NEW_A], engine_with(5, A, NEW_A))
-    assert (change.adapter, change.status) == (NEW_A, READY)
+    assert (change.adapter_id, change.digest) == (A.id, NEW_A.revision.digest)
+    assert change.status is READY
 
 
 @pytest.mark.parametrize("status", [LOADING, FAILED])
@@ -319,7 +342,7 @@ def test_a_serving_revision_that_the_engine_refuses_has_failed_whatever_the_newe
     status: AdapterStatus,
 ) -> None:
     (change,) = status_changes([replaced(A, status)], engine_with(4, A, state="failed"))
-    assert (change.adapter.id, change.adapter.revision) == (A.id, A.revision)
+    assert (change.adapter_id, change.digest) == (A.id, A.revision.digest)
     assert change.status is FAILED
 
 
@@ -340,7 +363,7 @@ def test_a_deleted_adapter_is_forgotten_only_without_files_of_any_revision() -> 
     before = cleanup(desired, drains)
     assert (before.folders, before.forget, before.waiting) == ((NEW_A.lora_name,), (), True)
     after = cleanup(desired, current(make_map(6), folders_of(A), engine_with(6)))
-    assert list(after.forget) == desired
+    assert list(after.forget) == [each.id for each in desired]
 
 
 @dataclass(slots=True)
@@ -432,18 +455,18 @@ class World:
             self.record(change)
         rest = cleanup(desired, after)
         self.clean(rest.folders)
-        for adapter in rest.forget:
-            assert adapter.lora_name not in self.folders
-            del self.adapters[adapter.id]
+        for adapter_id in rest.forget:
+            assert self.adapters[adapter_id].lora_name not in self.folders
+            del self.adapters[adapter_id]
         return bool(
             todo.install or todo.lora_map or todo.commit or changes or rest.folders
         ) or bool(rest.forget)
 
     def record(self, change: StatusChange) -> None:
         """What the registry makes of it."""
-        known = self.adapters[change.adapter.id]
+        known = self.adapters[change.adapter_id]
         state = AdapterState(status=change.status)
-        self.adapters[known.id] = with_state(known, change.adapter.revision.digest, state)
+        self.adapters[known.id] = with_state(known, change.digest, state)
 
     def check_that_what_serves_stays(self, desired: list[Adapter]) -> None:
         serving = {
@@ -521,7 +544,7 @@ def converge(world: World) -> None:
 
 
 def check_converged(world: World) -> None:
-    served = {each.lora_name for known in world.adapters.values() for each in served_of(known)}
+    served = {each.lora_name for each in served_of(*world.adapters.values())}
     assert {entry.lora_name for entry in world.lora_map.adapters} == served
     assert not any(each.status is LOADING for each in world.adapters.values())
     assert not any(each.status is DELETING for each in world.adapters.values())

@@ -6,6 +6,7 @@ import pytest
 from adapter_sync.errors import AdaptersNotSupportedError, BaseModelNotFoundError
 from adapter_sync.record import BaseModel, Revision, Tenant
 from adapter_sync.registry import Registry
+from tests.desired import desired_of
 
 
 def test_a_base_model_comes_back_as_it_was_put(registry: Registry, base: BaseModel) -> None:
@@ -85,7 +86,7 @@ def test_a_removed_base_model_leaves_its_adapters(
     before = registry.change_counter()
     registry.remove_base_model("tiny")
     assert registry.base_models() == []
-    assert registry.adapters_on("tiny") == [adapter]
+    assert registry.desired_adapters("tiny") == [desired_of(adapter)]
     assert registry.change_counter() > before
 
 

@@ -17,6 +17,7 @@ import adapter_sync
 from adapter_sync.errors import ConfigurationError
 from adapter_sync.record import AdapterStatus, BaseModel
 from adapter_sync.registry import Registry, migrations
+from adapter_sync.registry.adapters import AdapterFilter
 from adapter_sync.registry.database import Database
 from adapter_sync.registry.migrations import upgrade
 from adapter_sync.registry.sqlite import schema_lock, sqlite_engine, writing
@@ -124,7 +125,11 @@ def test_adapters_of_the_first_release_go_on_serving_when_they_did(
                 (f"adp_{status}", digest, digest, digest, now),
             )
     with closing(Registry.open(registry_url)) as registry:
-        adapters = {each.status: each for each in registry.adapters_on("tiny")}
+        pages = {
+            status: registry.every_adapter_page(AdapterFilter(status=status), limit=9)
+            for status in AdapterStatus
+        }
+    adapters = {status: one for status, page in pages.items() for one in page.items}
     assert adapters.keys() == set(AdapterStatus)
     ready = adapters.pop(AdapterStatus.READY)
     assert ready.serving == ready.revision

@@ -19,6 +19,7 @@ from adapter_sync.errors import (
 )
 from adapter_sync.record import Adapter, AdapterStatus, Overwrite, Revision, Tenant
 from adapter_sync.registry import Registry
+from tests.desired import content_of
 
 MakeRevision = Callable[..., Revision]
 Put = Callable[..., Adapter]
@@ -107,7 +108,7 @@ def test_the_last_ready_revision_serves_until_the_next_is_ready(
     second = put("two")
     assert (second.status, second.serving) == (LOADING, first.revision)
     report(registry, second, READY)
-    assert registry.adapters_on("tiny")[0].serving == second.revision
+    assert registry.desired_adapters("tiny")[0].serving == content_of(second.revision)
 
 
 def test_when_the_next_revision_fails_the_last_one_serves_on(registry: Registry, put: Put) -> None:
@@ -282,8 +283,8 @@ def test_only_the_last_three_and_the_serving_revision_are_kept(
     put("five")
     assert registry.prune_revisions(first.id) == [old.revision.weights_blob]
     assert numbers(registry, first) == [5, 4, 3, 1]
-    assert not registry.blob_in_use(old.revision.weights_blob)
-    assert registry.blob_in_use(first.revision.weights_blob)
+    assert registry.unused_blobs([old.revision.weights_blob]) == [old.revision.weights_blob]
+    assert registry.unused_blobs([first.revision.weights_blob]) == []
     before = registry.change_counter()
     assert registry.prune_revisions(first.id) == registry.prune_revisions("adp_0") == []
     assert registry.change_counter() == before
