@@ -10,7 +10,7 @@ the standard library: Triton's Python backend imports it too.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 LORA_MAP_FILE = "lora_map.json"
 COMPANION_SUFFIX = "-adapters"
@@ -77,20 +77,27 @@ def read_lora_map(folder: Path) -> LoraMap:
 
     Raises LoraMapError when the file is not a map, OSError when it can't be read.
     """
+    return parse_lora_map(read_lora_map_text(folder))
+
+
+def read_lora_map_text(folder: Path) -> str:
+    """The text of the map in a companion's folder, the empty one's when there is none yet.
+
+    Raises LoraMapError when the file is no text, OSError when it can't be read.
+    """
     try:
-        text = (folder / LORA_MAP_FILE).read_text(encoding="utf-8")
+        return (folder / LORA_MAP_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return EMPTY_LORA_MAP
+        return dump_lora_map(EMPTY_LORA_MAP)
     except UnicodeDecodeError as error:
         raise LoraMapError(f"not a lora map: {error}") from error
-    return parse_lora_map(text)
 
 
 def _parse_entry(adapter: Mapping[str, object]) -> LoraMapEntry:
     lora_name, folder, rank = adapter["lora_name"], adapter["folder"], adapter["rank"]
     if not isinstance(lora_name, str) or not isinstance(folder, str) or type(rank) is not int:
         raise LoraMapError(f"not a lora map: an entry is {adapter!r}")
-    if PurePosixPath(folder).name != folder or folder in ("", "..") or "\0" in folder:
+    if folder in ("", ".", "..") or "/" in folder or "\0" in folder:
         raise LoraMapError(f"not a lora map: the folder {folder!r} leads out of the companion's")
     return LoraMapEntry(lora_name=lora_name, folder=folder, rank=rank)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from adapter_sync.lora_map import COMPANION_SUFFIX, dump_lora_map, read_lora_map
+from adapter_sync.lora_map import COMPANION_SUFFIX, parse_lora_map, read_lora_map_text
 from engine.handover import HandoverError, ask, socket_path
 
 
@@ -31,10 +31,10 @@ class TritonPythonModel:
         folder = model_folder / args["model_version"]
         base_model = model_folder.name.removesuffix(COMPANION_SUFFIX)
         self._socket = socket_path(model_folder.parent, base_model)
-        lora_map = read_lora_map(folder)
-        self._revision = lora_map.revision
+        text = read_lora_map_text(folder)
+        self._revision = parse_lora_map(text).revision
         try:
-            ask(self._socket, {"lora_map": dump_lora_map(lora_map), "folder": str(folder)})
+            ask(self._socket, {"lora_map": text, "folder": str(folder)})
         except HandoverError as error:
             pb_utils.Logger.log_info(f"lora_map.deferred revision={self._revision}: {error}")
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, select
+from sqlalchemy import Row, and_, false, func, select
 
 from adapter_sync.record import (
     UPLOADED,
@@ -21,33 +21,42 @@ _NOT_CONTENT = ("adapter_id", "created_at")
 _IN_ENGINE = ("digest", "config_blob", "weights_blob", "rank")
 
 
-def _with_revisions(*columns: Any) -> Select[Any]:
-    newest = and_(
-        revisions.c.adapter_id == adapters.c.id,
-        revisions.c.number == adapters.c.revision_number,
-    )
-    serving = and_(
-        _serving.c.adapter_id == adapters.c.id,
-        _serving.c.number == adapters.c.serving_revision,
-    )
-    return select(*columns).join(revisions, newest).outerjoin(_serving, serving)
-
-
-SELECT_ADAPTERS = _with_revisions(
-    adapters,
-    *(column for column in revisions.c if column.name not in _NOT_CONTENT),
-    *(
-        column.label(f"{_SERVING}{column.name}")
-        for column in _serving.c
-        if column.name not in _NOT_CONTENT
-    ),
+_is_newest = and_(
+    revisions.c.adapter_id == adapters.c.id,
+    revisions.c.number == adapters.c.revision_number,
+)
+_is_serving = and_(
+    _serving.c.adapter_id == adapters.c.id,
+    _serving.c.number == adapters.c.serving_revision,
 )
 
-SELECT_DESIRED = _with_revisions(
-    adapters.c.id,
-    adapters.c.status,
-    *(revisions.c[name] for name in _IN_ENGINE),
-    *(_serving.c[name].label(f"{_SERVING}{name}") for name in _IN_ENGINE),
+SELECT_ADAPTERS = (
+    select(
+        adapters,
+        *(column for column in revisions.c if column.name not in _NOT_CONTENT),
+        *(
+            column.label(f"{_SERVING}{column.name}")
+            for column in _serving.c
+            if column.name not in _NOT_CONTENT
+        ),
+    )
+    .join(revisions, _is_newest)
+    .outerjoin(_serving, _is_serving)
+)
+
+_serves_newest = adapters.c.serving_revision == adapters.c.revision_number
+
+# The second revision is looked up only where it is another one.
+SELECT_DESIRED = (
+    select(
+        adapters.c.id,
+        adapters.c.status,
+        func.coalesce(_serves_newest, false()),
+        *(revisions.c[name] for name in _IN_ENGINE),
+        *(_serving.c[name] for name in _IN_ENGINE),
+    )
+    .join(revisions, _is_newest)
+    .outerjoin(_serving, and_(_is_serving, ~_serves_newest))
 )
 
 
@@ -107,13 +116,14 @@ def adapter_of(row: Row[tuple[object, ...]]) -> Adapter:
 
 def desired_of(row: Row[Any]) -> DesiredAdapter:
     """The adapter in a row of SELECT_DESIRED."""
-    adapter_id, status, *contents = row
-    newest, serving = _content_of(*contents[:4]), contents[4:]
+    adapter_id, status, serves_newest, *contents = row
+    newest, other = _content_of(*contents[:4]), contents[4:]
+    serving = None if other[0] is None else _content_of(*other)
     return DesiredAdapter(
         id=adapter_id,
         status=AdapterStatus(status),
         newest=newest,
-        serving=None if serving[0] is None else _content_of(*serving),
+        serving=newest if serves_newest else serving,
     )
 
 

@@ -50,8 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=10, help="default: 10")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args(argv)
+    import structlog
+
     from stack.installation import ROOT
 
+    # What the registry's filling logs is no figure.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     # Not the system's temporary folder, which may be in memory.
     data = ROOT / "data"
     data.mkdir(exist_ok=True)
@@ -129,18 +133,18 @@ class Installation:
         registry.put_base_model(read_base_model(base, models_dir=self.settings.lora_models_dir))
 
     def _add_adapters(self, registry: "Registry", intake: "Intake") -> "Iterator[Adapter]":
+        example: Adapter | None = None
         for first in range(0, self.count, ADAPTERS_OF_A_TENANT):
             tenant = registry.create_tenant(f"tenant-{first}", "reserved")
-            # One after the other is looked at in full; the others are of the same content.
-            adapter = accept_example(intake, tenant, f"adapter-{first}")
-            yield adapter
-            for number in range(first + 1, min(first + ADAPTERS_OF_A_TENANT, self.count)):
-                yield registry.create_adapter(
-                    tenant=tenant,
-                    name=f"adapter-{number}",
-                    base_model=BASE_MODEL,
-                    revision=adapter.revision,
-                )
+            for number in range(first, min(first + ADAPTERS_OF_A_TENANT, self.count)):
+                name = f"adapter-{number}"
+                if example is None:
+                    adapter = example = accept_example(intake, tenant, name)
+                else:
+                    adapter = registry.create_adapter(
+                        tenant=tenant, name=name, base_model=BASE_MODEL, revision=example.revision
+                    )
+                yield adapter
 
     @contextlib.contextmanager
     def running(self) -> "Iterator[httpx.Client]":
@@ -193,7 +197,7 @@ def accept_example(intake: "Intake", tenant: "Tenant", name: str) -> "Adapter":
 
     from adapter_sync.sources.files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles
 
-    folder = example()
+    folder = example_folder()
     with intake.staging_file() as staged:
         shutil.copyfile(folder / WEIGHTS_FILE, staged)
         files = AdapterFiles(
@@ -204,7 +208,7 @@ def accept_example(intake: "Intake", tenant: "Tenant", name: str) -> "Adapter":
         return intake.accept(tenant=tenant, name=name, base_model=BASE_MODEL, files=files)
 
 
-def example() -> Path:
+def example_folder() -> Path:
     """A PEFT folder."""
     from stack.installation import ROOT
 
@@ -292,7 +296,7 @@ def seconds(act: Callable[[], "httpx.Response"]) -> float:
 
 def add_and_remove(api: "httpx.Client", name: str) -> float:
     """Seconds from the begin of an upload to the adapter being ready. Raises RuntimeError."""
-    folder = example()
+    folder = example_folder()
     files = {
         "config": (folder / "adapter_config.json").read_bytes(),
         "file": (folder / "adapter_model.safetensors").read_bytes(),
