@@ -78,6 +78,9 @@ class Settings(BaseSettings):
         default=None,
         description="the key of the admin API, 32 characters or more; without it there is none",
     )
+    lora_request_timeout_s: float = Field(
+        default=1800, gt=0, description="how long a request for tokens may take, in seconds"
+    )
     triton_host: str = Field(default="127.0.0.1", description="Triton's address")
     triton_http_port: Port = Field(default=8000, description="Triton's HTTP port")
     triton_grpc_port: Port = Field(default=8001, description="Triton's gRPC port")

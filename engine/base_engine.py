@@ -22,14 +22,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, read_lora_map
 from engine.adapter_table import AdapterTable, UnknownAdapterError
+from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
 from engine.handover import HandoverServer
-from engine.openai_app import ENDPOINTS, OpenAIApp
+from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.token_usage import TokenUsage
 
 log = logging.getLogger(__name__)
-
-ERROR_EVENT = b'data: {"error"'
-"""How vLLM begins an error in mid-stream: vllm/entrypoints/generate/base/serving.py."""
 
 
 class Responder(Protocol):
@@ -46,11 +44,12 @@ class Responder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _EngineRequest:
-    endpoint: str
+    endpoint: Endpoint
     lora_name: str | None
     served_name: str
     request_id: str
-    body: bytes
+    cache_salt: str | None
+    body: Mapping[str, Any]
 
 
 class BaseEngine:
@@ -157,22 +156,32 @@ class BaseEngine:
                 async for part in self._app.call(
                     request.endpoint,
                     body=request.body,
+                    lora_name=request.lora_name,
                     served_name=request.served_name,
                     request_id=request.request_id,
+                    cache_salt=request.cache_salt,
                 ):
-                    body = mend_error_event(part.body, request.lora_name, request.served_name)
+                    body = mend_error_event(
+                        part.body,
+                        request.endpoint.error_event,
+                        lora_name=request.lora_name,
+                        served_name=request.served_name,
+                    )
                     responder.write(body, http_status=part.http_status, usage=part.usage)
                     begun = begun or part.http_status is not None
         except UnknownAdapterError as error:
             responder.write(_error(str(error), "adapter_not_loaded"), http_status=404)
+        except UnsupportedEndpointError:
+            message = f"The model does not support the {request.endpoint.path} API."
+            responder.write(_error(message, "unsupported_endpoint", "model"), http_status=400)
         except Exception:
             log.exception("request.failed request_id=%s", request.request_id)
-            failure = _error("The engine failed. Try again.", "engine_error")
+            failure = "The engine failed. Try again."
             if begun:
                 # The status has been sent: what is left to say is an event of the stream.
-                responder.write(b"data: " + failure + b"\n\n")
+                responder.write(request.endpoint.error_event(failure))
             else:
-                responder.write(failure, http_status=500)
+                responder.write(_error(failure, "engine_error"), http_status=500)
 
     def _lease(self, lora_name: str | None) -> AbstractAsyncContextManager[None]:
         if lora_name is None:
@@ -191,42 +200,20 @@ def _parse_request(raw: bytes) -> _EngineRequest:
     document = json.loads(raw)
     if document["endpoint"] not in ENDPOINTS:
         raise ValueError(f"there is no endpoint {document['endpoint']!r}")
-    body = dict(document["body"])
-    lora_name = document["lora_name"]
-    # None lets vLLM take its base model, whatever name that was given.
-    body["model"] = lora_name
-    body["request_id"] = document["request_id"]
-    if document.get("cache_salt") is not None:
-        body["cache_salt"] = document["cache_salt"]
     return _EngineRequest(
-        endpoint=document["endpoint"],
-        lora_name=lora_name,
+        endpoint=ENDPOINTS[document["endpoint"]],
+        lora_name=document["lora_name"],
         served_name=document["served_name"],
         request_id=document["request_id"],
-        body=json.dumps(body).encode(),
+        cache_salt=document.get("cache_salt"),
+        body=dict(document["body"]),
     )
-
-
-def mend_error_event(body: bytes, lora_name: str | None, served_name: str) -> bytes:
-    """An error in mid-stream as OpenAI's clients know it: `code` a string, our identities hidden.
-
-    Other bytes come back as they are.
-    """
-    if not body.startswith(ERROR_EVENT):
-        return body
-    event, separator, rest = body.removeprefix(b"data: ").partition(b"\n\n")
-    error = json.loads(event)["error"]
-    message = str(error.get("message"))
-    if lora_name is not None:
-        message = message.replace(lora_name, served_name)
-    mended = {"message": message, "type": "server_error", "param": error.get("param"), "code": None}
-    return b"data: " + json.dumps({"error": mended}).encode() + separator + rest
 
 
 def _lora_request(lora_name: str, lora_int_id: int, path: Path) -> LoRARequest:
     return LoRARequest(lora_name=lora_name, lora_int_id=lora_int_id, lora_path=str(path))
 
 
-def _error(message: str, code: str | None) -> bytes:
-    error = {"message": message, "type": "server_error", "param": None, "code": code}
+def _error(message: str, code: str | None, param: str | None = None) -> bytes:
+    error = {"message": message, "type": "server_error", "param": param, "code": code}
     return json.dumps({"error": error}).encode()

@@ -31,6 +31,8 @@ def read_engine_arguments(
         raise EngineArgumentsError(f"{path} must be a JSON object with a 'model'")
     settings["model"] = resolve_model(settings["model"], models_dir)
     settings["served_model_name"] = served_model_name
+    # OpenAI tells how much of the prompt came from its cache; vLLM does when it is asked to.
+    settings.setdefault("enable_prompt_tokens_details", True)
     return _parse(list(command_line(settings)), path)
 
 

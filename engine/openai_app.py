@@ -7,7 +7,7 @@ ASGI: https://asgi.readthedocs.io/en/latest/specs/www.html
 
 import asyncio
 from argparse import Namespace
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from vllm.entrypoints.launchers.app import build_app
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
+from engine.endpoints import Endpoint
 from engine.token_usage import (
     COUNTER,
     TokenCounter,
@@ -29,10 +30,11 @@ from engine.token_usage import (
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-ENDPOINTS: Mapping[str, str] = {"chat.completions": "/v1/chat/completions"}
-"""The endpoints that may be called, by the name that the gateway uses."""
-
 _served_name: ContextVar[str] = ContextVar("served_name")
+
+
+class UnsupportedEndpointError(LookupError):
+    """The model can't do what the endpoint is for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +53,10 @@ class ResponsePart:
 class OpenAIApp:
     """vLLM's OpenAI application over one engine."""
 
-    def __init__(self, app: "FastAPI") -> None:
+    def __init__(self, app: "FastAPI", *, base_model: str, tasks: Collection[str]) -> None:
         self._app = app
+        self._base_model = base_model
+        self._tasks = tasks
 
     @classmethod
     async def create(cls, engine: EngineClient, arguments: Namespace) -> "OpenAIApp":
@@ -65,7 +69,7 @@ class OpenAIApp:
         await init_app_state(engine, app.state, arguments, tasks)
         # vLLM echoes the adapter's identity, which is ours alone; clients see what they asked for.
         app.state.openai_serving_models.model_name = _echoed_name
-        return cls(app)
+        return cls(app, base_model=arguments.served_model_name[0], tasks=tasks)
 
     @property
     def lora_requests(self) -> dict[str, LoRARequest]:
@@ -74,16 +78,30 @@ class OpenAIApp:
         return requests
 
     async def call(
-        self, endpoint: str, *, body: bytes, served_name: str, request_id: str
+        self,
+        endpoint: Endpoint,
+        *,
+        body: Mapping[str, Any],
+        lora_name: str | None,
+        served_name: str,
+        request_id: str,
+        cache_salt: str | None,
     ) -> AsyncIterator[ResponsePart]:
-        """POST `body` to an endpoint of ENDPOINTS; yields the response as it comes.
+        """POST `body` to an endpoint; yields the response as it comes.
 
         Closing the iterator is the client's going away: vLLM aborts the request.
+        Raises UnsupportedEndpointError.
         """
+        if endpoint.task is not None and endpoint.task not in self._tasks:
+            raise UnsupportedEndpointError(endpoint.path)
         _served_name.set(served_name)
-        exchange = _Exchange(body)
+        model = lora_name or self._base_model
+        exchange = _Exchange(
+            endpoint.body(body, model=model, request_id=request_id, cache_salt=cache_salt),
+            one_prompt=bool(body.get("use_beam_search")),
+        )
         COUNTER.set(exchange.counter)
-        scope = _scope(ENDPOINTS[endpoint], request_id, self._app)
+        scope = _scope(endpoint.path, request_id, self._app)
         task = asyncio.create_task(self._app(scope, exchange.receive, exchange.send))
         task.add_done_callback(lambda _: exchange.parts.put_nowait(None))
         try:
@@ -100,13 +118,13 @@ class OpenAIApp:
 class _Exchange:
     """The two callables of one ASGI exchange and what passes through them."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, *, one_prompt: bool) -> None:
         self._body: bytes | None = body
         self._http_status: int | None = None
         self.disconnected = asyncio.Event()
         self.parts: asyncio.Queue[ResponsePart | None] = asyncio.Queue()
         # Told at once: a client that leaves before the first byte has used its prompt.
-        self.counter = TokenCounter(on_prompt=lambda: self._put(None, b""))
+        self.counter = TokenCounter(lambda: self._put(None, b""), one_prompt=one_prompt)
 
     async def receive(self) -> dict[str, Any]:
         if self._body is not None:

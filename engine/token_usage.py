@@ -20,10 +20,16 @@ class TokenUsage(NamedTuple):
 
 
 class TokenCounter:
-    """A request's tokens; `on_prompt` is called once, when the engine has taken the prompt."""
+    """A request's tokens; `on_prompt` is called when the engine has taken a prompt of it.
 
-    def __init__(self, on_prompt: Callable[[], None]) -> None:
+    A request has several prompts, each under an id of its own, unless it is `one_prompt`: beam
+    search asks for its own anew at every step.
+    """
+
+    def __init__(self, on_prompt: Callable[[], None], *, one_prompt: bool = False) -> None:
         self._on_prompt = on_prompt
+        self._one_prompt = one_prompt
+        self._taken: set[str] = set()
         self.prompt_tokens = 0
         self.completion_tokens = 0
 
@@ -32,11 +38,13 @@ class TokenCounter:
         """The count now."""
         return TokenUsage(self.prompt_tokens, self.completion_tokens)
 
-    def take_prompt(self, prompt_tokens: int) -> None:
-        """Count the prompt. Beam search asks again at every step: its prompt is the first one."""
-        if prompt_tokens and not self.prompt_tokens:
-            self.prompt_tokens = prompt_tokens
-            self._on_prompt()
+    def take_prompt(self, prompt_id: str, prompt_tokens: int) -> None:
+        """Count a prompt, once."""
+        if not prompt_tokens or prompt_id in self._taken or (self._one_prompt and self._taken):
+            return
+        self._taken.add(prompt_id)
+        self.prompt_tokens += prompt_tokens
+        self._on_prompt()
 
 
 COUNTER: ContextVar[TokenCounter] = ContextVar("token_counter")
@@ -50,7 +58,7 @@ def counting_prompts(add_request: AddRequest) -> AddRequest:
         queue = await add_request(request_id, prompt, *rest, **options)
         token_ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
         if token_ids is not None and (counter := COUNTER.get(None)) is not None:
-            counter.take_prompt(len(token_ids))
+            counter.take_prompt(request_id, len(token_ids))
         return queue
 
     return add_request_counted
@@ -64,27 +72,27 @@ def counting_completions(generate: Generate, *, delta_kind: object) -> Generate:
     """
 
     def generate_counted(
-        prompt: Any, sampling_params: Any, *rest: Any, **options: Any
+        prompt: Any, sampling_params: Any, request_id: str, *rest: Any, **options: Any
     ) -> AsyncGenerator[Any, None]:
-        outputs = generate(prompt, sampling_params, *rest, **options)
+        outputs = generate(prompt, sampling_params, request_id, *rest, **options)
         counter = COUNTER.get(None)
         if counter is None:
             return outputs
         is_delta = sampling_params.output_kind is delta_kind
-        return _counted(outputs, counter, is_delta=is_delta)
+        return _counted(outputs, counter, request_id, is_delta=is_delta)
 
     return generate_counted
 
 
 async def _counted(
-    outputs: AsyncGenerator[Any, None], counter: TokenCounter, *, is_delta: bool
+    outputs: AsyncGenerator[Any, None], counter: TokenCounter, prompt_id: str, *, is_delta: bool
 ) -> AsyncGenerator[Any, None]:
     counted: dict[int, int] = {}
     # Closed with this one, not when it is collected: that is what aborts it in the engine.
     async with aclosing(outputs):
         async for output in outputs:
             # Prompts in a form that counting_prompts does not know.
-            counter.take_prompt(len(output.prompt_token_ids or ()))
+            counter.take_prompt(prompt_id, len(output.prompt_token_ids or ()))
             for choice in output.outputs:
                 count = len(choice.token_ids)
                 if not is_delta:

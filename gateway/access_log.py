@@ -1,4 +1,4 @@
-"""One log line a request, with what went wrong in it; and the last net for errors.
+"""One log line a request, with what went wrong in it and how long it took; the last net for errors.
 
 `scope["state"]["log_fields"]` takes more fields, `scope["state"]["error"]` the error answered.
 """
@@ -7,11 +7,13 @@ import time
 from typing import Any
 
 import structlog
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import CLIENT_CLOSED_REQUEST, answer_for
 
 _UNEXPECTED = 500
+_PROCESSING_HEADER = "openai-processing-ms"
 
 
 class AccessLog:
@@ -36,7 +38,8 @@ class AccessLog:
         except Exception as error:  # noqa: BLE001  # logged below, with its traceback
             scope["state"]["error"] = error
             if answered.status is None:
-                await answer_for(error).response()(scope, receive, answered.send)
+                answer = answer_for(error, path=scope["path"])
+                await answer.response()(scope, receive, answered.send)
         finally:
             self._write_line(scope, answered)
 
@@ -79,6 +82,7 @@ class _Answered:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            MutableHeaders(scope=message)[_PROCESSING_HEADER] = str(self.elapsed_ms())
         elif body := message.get("body"):
             if self.first_byte_ms is None:
                 self.first_byte_ms = self.elapsed_ms()

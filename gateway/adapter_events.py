@@ -13,7 +13,7 @@ from adapter_sync.fetches import Fetch, FetchStage
 from adapter_sync.record import Adapter, AdapterStatus
 from gateway.adapter_object import object_of
 from gateway.auth import CurrentTenant
-from gateway.relay import KEEP_ALIVE, STREAM_HEADERS
+from gateway.inference.relay import KEEP_ALIVE, STREAM_HEADERS
 from gateway.services import CurrentServices, Services
 
 _Found = tuple[Adapter | None, Fetch | None]

@@ -26,10 +26,11 @@ from gateway.admin import ADMIN_ROUTES
 from gateway.aliases import delete_alias, list_aliases, put_alias, show_alias
 from gateway.auth import Authentication, require_admin
 from gateway.base_models import BaseModels
-from gateway.chat import create_chat_completion
 from gateway.errors import handle_error
 from gateway.health import live, ready
 from gateway.import_adapter import import_adapter
+from gateway.inference.endpoints import INFERENCE_ENDPOINTS
+from gateway.inference.submit import route_of
 from gateway.key_uses import KeyUses
 from gateway.limits import Limits
 from gateway.models import list_models, show_model
@@ -46,7 +47,7 @@ from gateway.usage_recorder import UsageRecorder
 _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("GET", "/health/live", live),
     ("GET", "/health/ready", ready),
-    ("POST", "/v1/chat/completions", create_chat_completion),
+    *(("POST", each.path, route_of(each)) for each in INFERENCE_ENDPOINTS),
     ("GET", "/v1/models", list_models),
     # Their ids may hold '/'.
     ("GET", "/v1/models/{model_id:path}", show_model),
@@ -73,8 +74,9 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
     Raises ConfigurationError when the tiers file is wrong.
     """
     tiers = load_tiers(settings.lora_tiers_file)
+    limits = limits or Limits(request_timeout_s=settings.lora_request_timeout_s)
     app = FastAPI(
-        lifespan=_lifespan(settings, tiers, limits or Limits()),
+        lifespan=_lifespan(settings, tiers, limits),
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=dict.fromkeys(_ANSWERED_ERRORS, handle_error),

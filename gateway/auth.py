@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.services import Services
 
 _PREFIX = "/v1"
+_ALSO_FOR_TENANTS = frozenset({"/tokenize", "/detokenize"})
 _ADMIN_PREFIX = "/admin"
 ADMIN = "admin"
 _NO_KEY = (
@@ -61,7 +62,7 @@ async def _identify(scope: Scope) -> None:
 
 
 async def _identify_tenant(scope: Scope, services: "Services") -> None:
-    key = bearer_key(Headers(scope=scope).getlist("authorization"))
+    key = tenant_key(Headers(scope=scope))
     caller = await to_thread.run_sync(services.registry.caller, key)
     services.key_uses.note(caller.key)
     scope["state"].update(caller=caller, tenant=caller.tenant, actor=caller.actor)
@@ -79,12 +80,20 @@ def _identify_admin(scope: Scope, services: "Services") -> None:
 
 def needs_key(path: str) -> bool:
     """Whether a path is for tenants only."""
-    return path == _PREFIX or path.startswith(f"{_PREFIX}/")
+    return path == _PREFIX or path.startswith(f"{_PREFIX}/") or path in _ALSO_FOR_TENANTS
 
 
 def needs_admin_key(path: str) -> bool:
     """Whether a path is for the operator only, if there is an admin API at all."""
     return path == _ADMIN_PREFIX or path.startswith(f"{_ADMIN_PREFIX}/")
+
+
+def tenant_key(headers: Headers) -> str:
+    """The key in the Authorization header, or in Anthropic's. Raises InvalidApiKeyError."""
+    authorization, keys = headers.getlist("authorization"), headers.getlist("x-api-key")
+    if not authorization and len(keys) == 1 and keys[0].strip():
+        return keys[0].strip()
+    return bearer_key(authorization)
 
 
 def bearer_key(authorization: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Every error becomes the OpenAI envelope here, and nowhere else.
+"""Every error becomes the OpenAI envelope here, or Anthropic's, and nowhere else.
 
 What only the gateway raises, on top of the tree in adapter_sync.errors:
 
@@ -14,13 +14,15 @@ What only the gateway raises, on top of the tree in adapter_sync.errors:
     ├── AdapterNotReadyError      the requested adapter is still loading
     ├── EngineFailedError         vLLM failed
     ├── EngineTimeoutError        the engine did not answer in time
+    ├── RequestDeadlineError      the request took longer than it may
     └── ServerStoppingError       the gateway is stopping
 """
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from types import MappingProxyType
 
 from fastapi.exceptions import RequestValidationError
@@ -139,6 +141,18 @@ class EngineTimeoutError(errors.TransientError):
         super().__init__(f"The model server sent nothing for {waited_s:g} s.")
 
 
+class RequestDeadlineError(errors.TransientError):
+    """The request took longer than its client, or the server, lets it; the engine has stopped."""
+
+    code = "deadline_exceeded"
+
+    def __init__(self, *, deadline_s: float) -> None:
+        super().__init__(
+            f"The request was not finished within {deadline_s:g} s and was ended. Ask for fewer "
+            "tokens, stream the answer, or allow more time in the x-request-timeout header."
+        )
+
+
 class ServerStoppingError(errors.TransientError):
     """The gateway is stopping and ends what still runs."""
 
@@ -146,9 +160,39 @@ class ServerStoppingError(errors.TransientError):
         super().__init__("The server is restarting. Please try again shortly.")
 
 
+class Envelope(StrEnum):
+    """How the API that a path belongs to words its errors."""
+
+    OPENAI = "openai"
+    RESPONSES = "responses"
+    """OpenAI's, but for an error in a stream, which is an event of its own."""
+    ANTHROPIC = "anthropic"
+
+
+_ENVELOPES = MappingProxyType(
+    {
+        "/v1/responses": Envelope.RESPONSES,
+        "/v1/messages": Envelope.ANTHROPIC,
+        "/v1/messages/count_tokens": Envelope.ANTHROPIC,
+    }
+)
+# https://docs.anthropic.com/en/api/errors
+_ANTHROPIC_TYPES = MappingProxyType(
+    {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorAnswer:
-    """An HTTP answer in the OpenAI envelope."""
+    """An HTTP answer in the envelope of the API that was asked."""
 
     status: int
     message: str
@@ -156,22 +200,32 @@ class ErrorAnswer:
     param: str | None
     code: str | None
     headers: Mapping[str, str] = field(default_factory=dict)
+    envelope: Envelope = Envelope.OPENAI
 
     @property
     def body(self) -> bytes:
         """The envelope, in ASCII: a client's own words may hold lone surrogates."""
-        error = {
-            "message": self.message,
-            "type": self.type,
-            "param": self.param,
-            "code": self.code,
-        }
-        return json.dumps({"error": error}).encode("ascii")
+        if self.envelope is Envelope.ANTHROPIC:
+            by_status = "api_error" if self.status >= _SERVER_ERROR else "invalid_request_error"
+            kind = _ANTHROPIC_TYPES.get(self.status, by_status)
+            return _json({"type": "error", "error": {"type": kind, "message": self.message}})
+        return _json({"error": {"message": self.message, "type": self.type, **self._details}})
 
     @property
     def event(self) -> bytes:
-        """The envelope as a server-sent event, for after the first byte."""
-        return b"data: " + self.body + b"\n\n"
+        """The error as a server-sent event, for after the first byte."""
+        match self.envelope:
+            case Envelope.OPENAI:
+                return b"data: " + self.body + b"\n\n"
+            case Envelope.ANTHROPIC:
+                return b"event: error\ndata: " + self.body + b"\n\n"
+            case Envelope.RESPONSES:
+                event = {"type": "error", "message": self.message, **self._details}
+                return b"event: error\ndata: " + _json({**event, "sequence_number": 0}) + b"\n\n"
+
+    @property
+    def _details(self) -> dict[str, str | None]:
+        return {"param": self.param, "code": self.code}
 
     def response(self) -> Response:
         """The answer to send when no byte was sent yet."""
@@ -240,6 +294,7 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         AdapterNotReadyError: Rule(status=503, headers=RETRY_SOON),
         EngineFailedError: Rule(status=500, words=_UNEXPECTED),
         EngineTimeoutError: Rule(status=504),
+        RequestDeadlineError: Rule(status=504, headers=NO_RETRY),
         ServerStoppingError: Rule(status=503, headers=RETRY_SOON),
     }
 )
@@ -247,6 +302,11 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
 
 def answer_for(error: Exception, *, method: str = "", path: str = "") -> ErrorAnswer:
     """The envelope for any error; an unexpected one tells nothing of itself."""
+    answer = _openai_answer(error, method=method, path=path)
+    return replace(answer, envelope=_ENVELOPES.get(path, Envelope.OPENAI))
+
+
+def _openai_answer(error: Exception, *, method: str, path: str) -> ErrorAnswer:
     if isinstance(error, errors.LoraServerError):
         return _project_error(error)
     if isinstance(error, RequestValidationError):
@@ -264,6 +324,10 @@ async def handle_error(request: Request, error: Exception) -> Response:
     answer = answer_for(error, method=request.method, path=request.scope["path"])
     request.state.log_fields["error_code"] = answer.code
     return answer.response()
+
+
+def _json(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document).encode("ascii")
 
 
 def _answer(

@@ -8,12 +8,15 @@ class Limits:
     """How long and how much.
 
     A stream answers with its first token, so its two deadlines find a dead engine soon. An answer
-    in one piece comes only when all of it is generated: it gets the openai SDK's own time-out.
+    in one piece comes only when all of it is generated: it has `request_timeout_s`, as every
+    request has in all, unless its client asks for less.
     """
+
+    request_timeout_s: float = 1800
 
     first_response_s: float = 120
     between_responses_s: float = 120
-    whole_answer_s: float = 600
+    loading_wait_s: float = 5
     keep_alive_s: float = 15
     readiness_s: float = 2
 

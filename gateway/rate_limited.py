@@ -10,12 +10,13 @@ from adapter_sync.errors import TierMissingError
 from adapter_sync.record import Tenant
 from adapter_sync.tiers import Tier
 from gateway.errors import RateLimitError, handle_error
+from gateway.inference.endpoints import INFERENCE_ENDPOINTS
 from gateway.rate_limits import RateLimits
 
 if TYPE_CHECKING:
     from gateway.services import Services
 
-LIMITED = frozenset({("POST", "/v1/chat/completions")})
+LIMITED = frozenset(("POST", endpoint.path) for endpoint in INFERENCE_ENDPOINTS)
 
 
 class RateLimited:

@@ -35,6 +35,9 @@ settings, from the environment or a .env file in the checkout (relative folders 
                        (default: .runtime/models)
   LORA_TIERS_FILE      a TOML file of tiers, in place of the built-in ones
   LORA_ADMIN_KEY       opens the admin API below /admin/v1; without it there is none
+  LORA_REQUEST_TIMEOUT_S
+                       how long a request for tokens may take (default: 1800); a client asks for
+                       less in the x-request-timeout header
   GATEWAY_HOST         default 127.0.0.1
   GATEWAY_PORT         default 8080
   TRITON_HTTP_PORT     default 8000

@@ -33,7 +33,8 @@ Prompt: TypeAlias = Callable[[str], str]
 FAST_LIMITS = Limits(
     first_response_s=1.5,
     between_responses_s=0.5,
-    whole_answer_s=1,
+    request_timeout_s=10,
+    loading_wait_s=0.5,
     keep_alive_s=0.2,
     body_idle_s=1,
     max_body_bytes=100_000,
@@ -107,6 +108,22 @@ class Client:
         uploaded = self.upload(name)
         assert uploaded.status_code == 201, uploaded.text
         return self.report(uploaded.json()["id"], status, reason)
+
+
+def body_for(path: str, text: str, **fields: Any) -> dict[str, Any]:
+    """A request to an endpoint that asks the engine."""
+    chat = {"messages": [{"role": "user", "content": text}]}
+    own: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": chat,
+        "/v1/messages": {**chat, "max_tokens": 5},
+        "/v1/messages/count_tokens": chat,
+        "/v1/responses": {"input": text},
+        "/v1/completions": {"prompt": text},
+        "/v1/embeddings": {"input": text},
+        "/tokenize": {"prompt": text},
+        "/detokenize": {"tokens": [text]},
+    }
+    return {"model": BASE_MODEL, **own[path], **fields}
 
 
 def adapter_weights(rank: int = 4, hidden: int = HIDDEN, seed: int = 0) -> bytes:

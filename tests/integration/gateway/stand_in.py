@@ -63,7 +63,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         message = next(requests)
         request = json.loads(message.raw_input_contents[0][4:])
         cancelled = threading.Event()
-        prompt = request["body"]["messages"][-1]["content"]
+        prompt = prompt_of(request["body"])
         self.attempts[prompt] += 1
         exchange = Exchange(
             base_model=message.model_name,
@@ -78,6 +78,15 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self.exchanges[prompt] = exchange
         self._arrived[prompt].set()
         yield from SCRIPTS[prompt.partition("#")[0]](exchange)
+
+
+def prompt_of(body: Mapping[str, Any]) -> str:
+    """The last of what the client wrote, whatever the endpoint calls it."""
+    if "messages" in body:
+        body = body["messages"][-1]
+    names = ("content", "prompt", "input", "tokens")
+    prompt = next(body[name] for name in names if name in body)
+    return str(prompt[-1] if isinstance(prompt, list) else prompt)
 
 
 def response(

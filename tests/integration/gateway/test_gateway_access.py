@@ -9,15 +9,24 @@ import httpx
 import pytest
 
 from adapter_sync.record import AdapterStatus
-from tests.integration.gateway.running import ADMIN_KEY, BASE_MODEL, Client, Gateway, client_of
+from gateway.inference.endpoints import INFERENCE_ENDPOINTS
+from tests.integration.gateway.running import (
+    ADMIN_KEY,
+    BASE_MODEL,
+    Client,
+    Gateway,
+    body_for,
+    client_of,
+)
 
 OWN, OTHER = "own", "other"
+INFERENCE_PATHS = tuple(endpoint.path for endpoint in INFERENCE_ENDPOINTS)
 NO_TENANT = ("admin", "revoked", "expired", "deleted", "none", "wrong")
 NO_ADMIN = (OWN, OTHER, "revoked", "expired", "deleted", "none", "wrong")
 
 # What a tenant gets for its own things, and another tenant for the same.
 TENANT_ENDPOINTS = (
-    ("POST", "/v1/chat/completions", 200, 404),
+    *(("POST", path, 200, 404) for path in INFERENCE_PATHS),
     ("GET", "/v1/models", 200, 200),
     ("GET", "/v1/adapters", 200, 200),
     ("POST", "/v1/adapters/upload", 400, 400),
@@ -72,9 +81,8 @@ class Scene:
         key = self.keys[kind]
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         body = None
-        if path.endswith("/completions"):
-            messages = [{"role": "user", "content": "hello"}]
-            body = {"model": self.model, "messages": messages}
+        if path in INFERENCE_PATHS:
+            body = body_for(path, "hello", model=self.model)
         return httpx.request(method, url, headers=headers, json=body, timeout=10)
 
     def is_untouched(self) -> bool:

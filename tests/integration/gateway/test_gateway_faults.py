@@ -61,9 +61,14 @@ def test_an_answer_in_one_piece_that_does_not_come_in_time_is_a_504(
     client: Client, stand_in: StandIn, prompt: Prompt
 ) -> None:
     text = prompt("hangs")
-    answer = client.chat(text)
+    body = {"model": "tiny", "messages": [{"role": "user", "content": text}]}
+    answer = client.http.post(
+        "/v1/chat/completions", json=body, headers={"x-request-timeout": "0.5"}
+    )
     assert answer.status_code == 504
-    assert _error(answer)["type"] == "server_error"
+    assert answer.headers["x-should-retry"] == "false"
+    assert (_error(answer)["type"], _error(answer)["code"]) == ("server_error", "deadline_exceeded")
+    assert "0.5 s" in _error(answer)["message"]
     assert stand_in.wait_for(text).cancelled.wait(PATIENCE_S)
 
 

@@ -12,7 +12,12 @@ from starlette.types import Receive, Scope, Send
 from adapter_sync.errors import TritonRefusedError
 from gateway.disconnect import unless_disconnected
 from gateway.engine_errors import engine_error
-from gateway.errors import AdapterNotReadyError, ServerStoppingError, answer_for
+from gateway.errors import (
+    AdapterNotReadyError,
+    RequestDeadlineError,
+    ServerStoppingError,
+    answer_for,
+)
 from gateway.limits import Limits
 from gateway.triton import EngineCall, EngineClient, EngineRequest, EngineResponse
 from gateway.usage_recorder import Meter
@@ -45,6 +50,7 @@ class Relay(Response):
         request: EngineRequest,
         renew: Callable[[EngineRequest], Awaitable[tuple[str, EngineRequest] | None]],
         stream: bool,
+        deadline_s: float,
         limits: Limits,
         meter_of: Callable[[EngineRequest], Meter],
     ) -> None:
@@ -54,6 +60,7 @@ class Relay(Response):
         self._request = request
         self._renew = renew
         self._stream = stream
+        self._deadline_s = deadline_s
         self._limits = limits
         self._meter_of = meter_of
         self._meter = meter_of(request)
@@ -69,7 +76,7 @@ class Relay(Response):
             scope["state"]["log_fields"]["client_left"] = True
 
     async def _answer_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._begun(self._first) as (call, first):
+        async with self._in_time(), self._begun(self._first) as (call, first):
             pieces = [first.payload]
             while (piece := await self._next(call)) is not None:
                 pieces.append(piece.payload)
@@ -78,25 +85,39 @@ class Relay(Response):
 
     async def _answer_events(self, scope: Scope, _receive: Receive, send: Send) -> None:
         events = _Events(send)
+
+        def event_of(error: Exception) -> bytes:
+            return answer_for(error, path=scope["path"]).event
+
         try:
             await self._pass_on(events)
         except asyncio.CancelledError:
             if events.started:
-                await events.write(answer_for(ServerStoppingError()).event)
+                await events.write(event_of(ServerStoppingError()))
                 await events.end()
             raise
         except Exception as error:
             if not events.started:
                 raise
             scope["state"]["error"] = error
-            await events.write(answer_for(error).event)
+            await events.write(event_of(error))
         await events.end()
 
     async def _pass_on(self, events: "_Events") -> None:
-        async with self._begun(partial(self._first_event, events)) as (call, first):
+        first_of = partial(self._first_event, events)
+        async with self._in_time(), self._begun(first_of) as (call, first):
             await events.write(first.payload)
             while (response := await self._next(call)) is not None:
                 await events.write(response.payload)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Raises RequestDeadlineError when it takes longer than the request may."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                yield
+        except TimeoutError as error:
+            raise RequestDeadlineError(deadline_s=self._deadline_s) from error
 
     @asynccontextmanager
     async def _begun(
@@ -118,7 +139,7 @@ class Relay(Response):
                 return
 
     async def _first(self, call: EngineCall) -> EngineResponse:
-        return self._accepted(await self._read(call, self._limits.whole_answer_s))
+        return self._accepted(await self._read(call, self._deadline_s))
 
     async def _first_event(self, events: "_Events", call: EngineCall) -> EngineResponse:
         """The first response, keeping the connection busy meanwhile."""

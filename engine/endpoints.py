@@ -1,0 +1,105 @@
+"""vLLM's endpoints that may be called, and what differs between their protocols.
+
+Imports neither vllm nor anything of the project.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+ErrorEvent = Callable[[str], bytes]
+GENERATE, EMBED = "generate", "embed"
+
+
+def openai_error_event(message: str) -> bytes:
+    """An error in the middle of a stream, as OpenAI's clients know it."""
+    error = {"message": message, "type": "server_error", "param": None, "code": None}
+    return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+
+
+def responses_error_event(message: str) -> bytes:
+    """The same in the Responses API. https://platform.openai.com/docs/api-reference/responses."""
+    error = {"type": "error", "message": message, "param": None, "code": "server_error"}
+    return b"event: error\ndata: " + json.dumps({**error, "sequence_number": 0}).encode() + b"\n\n"
+
+
+def anthropic_error_event(message: str) -> bytes:
+    """The same in the Messages API. https://docs.anthropic.com/en/api/messages-streaming."""
+    error = {"type": "error", "error": {"type": "api_error", "message": message}}
+    return b"event: error\ndata: " + json.dumps(error).encode() + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A path of vLLM's server, of which `task` has to be one of the model's tasks.
+
+    `id_prefix` begins the id that the request gets, None where its protocol takes none; `salted`
+    is whether it takes a cache_salt.
+    """
+
+    path: str
+    task: str | None = GENERATE
+    id_prefix: str | None = ""
+    salted: bool = True
+    error_event: ErrorEvent = openai_error_event
+
+    def body(
+        self,
+        body: Mapping[str, Any],
+        *,
+        model: str,
+        request_id: str,
+        cache_salt: str | None,
+    ) -> bytes:
+        """The client's body with what is ours to set."""
+        ours = {"model": model}
+        if self.id_prefix is not None:
+            ours["request_id"] = self.id_prefix + request_id
+        if self.salted and cache_salt is not None:
+            ours["cache_salt"] = cache_salt
+        return json.dumps({**body, **ours}).encode()
+
+
+ENDPOINTS: Mapping[str, Endpoint] = MappingProxyType(
+    {
+        "chat.completions": Endpoint(path="/v1/chat/completions"),
+        "completions": Endpoint(path="/v1/completions"),
+        "responses": Endpoint(
+            path="/v1/responses", id_prefix="resp_", error_event=responses_error_event
+        ),
+        "messages": Endpoint(
+            path="/v1/messages", id_prefix=None, error_event=anthropic_error_event
+        ),
+        "messages.count_tokens": Endpoint(
+            path="/v1/messages/count_tokens",
+            id_prefix=None,
+            salted=False,
+            error_event=anthropic_error_event,
+        ),
+        "embeddings": Endpoint(path="/v1/embeddings", task=EMBED),
+        "tokenize": Endpoint(path="/tokenize", task=None, id_prefix=None, salted=False),
+        "detokenize": Endpoint(path="/detokenize", task=None, id_prefix=None, salted=False),
+    }
+)
+"""By the name that the gateway uses."""
+
+
+def mend_error_event(
+    body: bytes, error_event: ErrorEvent, *, lora_name: str | None, served_name: str
+) -> bytes:
+    """VLLM's own error in the middle of a stream in its API's words, our identities hidden.
+
+    Other bytes come back as they are. vllm/entrypoints/generate/base/serving.py and
+    vllm/entrypoints/anthropic/serving.py.
+    """
+    if not body.startswith((b'data: {"error"', b"event: error\n")):
+        return body
+    event, separator, rest = body.partition(b"\n\n")
+    _, _, data = event.partition(b"data: ")
+    error = json.loads(data)["error"]
+    message = str(error.get("message"))
+    if lora_name is not None:
+        message = message.replace(lora_name, served_name)
+    return error_event(message) + (rest if separator else b"")
