@@ -172,7 +172,8 @@ class BaseEngine:
         except UnknownAdapterError as error:
             responder.write(_error(str(error), "adapter_not_loaded"), http_status=404)
         except UnsupportedEndpointError:
-            message = f"The model does not support the {request.endpoint.path} API."
+            api = request.endpoint.path.rpartition("/")[2]
+            message = f"The model does not support the {api} API."
             responder.write(_error(message, "unsupported_endpoint", "model"), http_status=400)
         except Exception:
             log.exception("request.failed request_id=%s", request.request_id)

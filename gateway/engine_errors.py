@@ -13,6 +13,12 @@ from gateway.errors import AdapterNotReadyError, EngineFailedError, EngineRefuse
 
 _INTERNAL_NAME = re.compile(r"adp_[0-9a-z]+@[0-9a-f]+")
 _SERVER_PATH = re.compile(r"(?<![\w#/.:-])/(?:[\w.@+-]+/)+[\w.@+-]*")
+# FastAPI's errors as vLLM prints them; the first says enough.
+_VALIDATION = re.compile(
+    r"\d+ validation errors?:\s+\{.*?'loc': '(?:body\.?)?(?P<field>[^']*)', "
+    r"'msg': (?P<quote>['\"])(?:Value error, )?(?P<words>.*?)(?P=quote), 'input'",
+    re.DOTALL,
+)
 _ADAPTER_NOT_LOADED = "adapter_not_loaded"
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
@@ -31,10 +37,15 @@ def engine_error(
         return TritonUnavailableError(message)
     if status >= _SERVER_ERROR:
         return EngineFailedError(message)
+    param = error["param"] if isinstance(error.get("param"), str) else None
+    if (invalid := _VALIDATION.match(message)) is not None:
+        param = param or invalid["field"] or None
+        words = invalid["words"].rstrip(".")
+        message = f"Invalid '{param}': {words}." if param else f"{words}."
     return EngineRefusedError(
         public_words(message, lora_name=lora_name, served_name=served_name),
         status=status,
-        param=error["param"] if isinstance(error.get("param"), str) else None,
+        param=param,
         code=code,
     )
 

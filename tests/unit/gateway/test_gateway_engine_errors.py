@@ -75,3 +75,43 @@ def test_the_status_decides_whose_fault_it_is(status: int, cls: type[Exception])
 def test_an_error_without_its_json_still_has_words(payload: bytes) -> None:
     error = engine_error(400, payload, lora_name=None, served_name="base")
     assert str(error) == "The engine answered with the status 400."
+
+
+@pytest.mark.parametrize(
+    ("printed", "message", "param"),
+    [
+        (
+            (
+                "1 validation error:\n  {'type': 'value_error', 'loc': 'body.max_tokens', 'msg': "
+                "'Value error, max_tokens must be positive', 'input': '0', 'ctx': {'error': "
+                "ValueError('max_tokens must be positive')}}"
+            ),
+            "Invalid 'max_tokens': max_tokens must be positive.",
+            "max_tokens",
+        ),
+        (
+            (
+                "2 validation errors:\n  {'type': 'literal_error', 'loc': 'body.messages.0.role', "
+                "'msg': \"Input should be 'user' or 'system'\", 'input': 'robot', 'ctx': {}}\n  "
+                "{'type': 'missing', 'loc': 'body.x', 'msg': 'Field required', 'input': '{}'}"
+            ),
+            "Invalid 'messages.0.role': Input should be 'user' or 'system'.",
+            "messages.0.role",
+        ),
+        (
+            (
+                "1 validation error:\n  {'type': 'value_error', 'loc': 'body', 'msg': "
+                "'Value error, use one of them', 'input': '{}'}"
+            ),
+            "use one of them.",
+            None,
+        ),
+        ("1 validation error: of another form", "1 validation error: of another form", None),
+    ],
+)
+def test_a_validation_error_is_told_in_a_sentence(
+    printed: str, message: str, param: str | None
+) -> None:
+    error = engine_error(400, _vllm_error(printed), lora_name=None, served_name="base")
+    assert isinstance(error, EngineRefusedError)
+    assert (str(error), error.param) == (message, param)
