@@ -1,6 +1,6 @@
 """A base model's vLLM engine arguments: `1/model.json`, as in NVIDIA's vLLM backend.
 
-Imports nothing of the project but the model path's rule, and vllm only to parse.
+Imports nothing of the project but the model path's rule and a name, and vllm only to parse.
 """
 
 import json
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from adapter_sync.model_path import resolve_model
+from engine.worker_extension import WORKER_EXTENSION
 
 
 class EngineArgumentsError(ValueError):
@@ -31,6 +32,10 @@ def read_engine_arguments(
         raise EngineArgumentsError(f"{path} must be a JSON object with a 'model'")
     settings["model"] = resolve_model(settings["model"], models_dir)
     settings["served_model_name"] = served_model_name
+    if settings.get("enable_lora"):
+        if "worker_extension_cls" in settings:
+            raise EngineArgumentsError(f"{path}: 'worker_extension_cls' is taken by this server")
+        settings["worker_extension_cls"] = WORKER_EXTENSION
     return _parse(list(command_line(settings)), path)
 
 
