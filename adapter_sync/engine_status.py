@@ -22,8 +22,8 @@ class EngineStatus:
 
     `companion_revision` is the map it was loaded with. `revision`, `adapters` and `pids`, the
     engine's processes, are the base model's own, and `in_flight` the requests it is answering;
-    `revision` is None while it is not running. `max_loras` are its slots, and `strays` the adapters
-    that it holds and should not.
+    `revision` is None while it is not running. `max_loras` are its slots, and `held` is how many
+    adapters it has in them and in its memory.
     """
 
     companion_revision: int
@@ -32,4 +32,4 @@ class EngineStatus:
     pids: tuple[int, ...] = ()
     in_flight: int = 0
     max_loras: int = 0
-    strays: int = 0
+    held: int = 0

@@ -130,7 +130,7 @@ def _engine_status(document: Mapping[str, Any]) -> EngineStatus:
         pids=tuple(base.get("pids", ())),
         in_flight=base.get("in_flight", 0),
         max_loras=base.get("max_loras", 0),
-        strays=base.get("strays", 0),
+        held=base.get("held", 0),
     )
 
 

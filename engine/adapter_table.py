@@ -93,12 +93,13 @@ class AdapterStatus:
 class TableStatus:
     """The map's revision that was applied, and the adapters by lora_name.
 
-    `strays` counts what the engine holds and no adapter here has: it should be none.
+    `held` is how many adapters the engine had in its memory when it was last asked: more than are
+    here with a residency other than the disk would be some that it did not let go of.
     """
 
     revision: int
     adapters: dict[str, AdapterStatus]
-    strays: int
+    held: int
 
 
 class AdapterTable(Generic[Request]):
@@ -128,7 +129,7 @@ class AdapterTable(Generic[Request]):
         self._applying = asyncio.Lock()
         self._forgetting: set[asyncio.Task[None]] = set()
         self._removed = False
-        self._strays = 0
+        self._held = 0
 
     def status(self) -> TableStatus:
         """What is applied now, and where the adapters were when the engine was last asked."""
@@ -136,7 +137,7 @@ class AdapterTable(Generic[Request]):
             name: AdapterStatus(state=each.state, reason=each.reason, residency=each.residency)
             for name, each in self._adapters.items()
         }
-        return TableStatus(revision=self._revision, adapters=adapters, strays=self._strays)
+        return TableStatus(revision=self._revision, adapters=adapters, held=self._held)
 
     def may_have_moved(self) -> bool:
         """Whether adapters may be elsewhere in the engine than they were when it was last asked.
@@ -159,8 +160,7 @@ class AdapterTable(Generic[Request]):
             if not adapter.moved:
                 adapter.residency = _residency(adapter.lora_int_id, slots, cached)
                 self._note_eviction(adapter)
-        known = {each.lora_int_id for each in self._adapters.values()}
-        self._strays = len({*slots, *cached} - known)
+        self._held = len({*slots, *cached})
 
     def _note_eviction(self, adapter: _Adapter[Request]) -> None:
         """An idle adapter that fell out of the CPU cache is added anew before its next request.

@@ -151,7 +151,7 @@ class BaseEngine:
             }
             if table
             else {},
-            "strays": table.strays if table else 0,
+            "held": table.held if table else 0,
             "alive": not self._engine.errored,
             "in_flight": self._in_flight,
             "max_model_len": self._engine.model_config.max_model_len,

@@ -35,7 +35,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_tenant(areas.add_parser("tenant", help="the owners of keys and adapters"))
     _add_key(areas.add_parser("key", help="the tenants' API keys"))
     _add_adapters(areas.add_parser("adapters", help="the tenants' LoRA adapters"))
+    _add_node(areas.add_parser("node", help="the machines: each Triton with its adapter_sync"))
     return parser
+
+
+def _add_node(area: argparse.ArgumentParser) -> None:
+    _command(
+        area.add_subparsers(required=True, metavar="COMMAND"),
+        "list",
+        runs="node list",
+        summary="list the nodes; one that has been silent for 30 s is lost",
+        example="loractl node list --json",
+    )
 
 
 def _add_tenant(area: argparse.ArgumentParser) -> None:

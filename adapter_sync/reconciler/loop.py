@@ -6,7 +6,7 @@ One thread per base model, so that one whose Triton hangs holds up no other.
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapter_sync.base_models import base_model_folders, read_base_model
 from adapter_sync.blobs import BlobStore
 from adapter_sync.companion_folder import CompanionFolder
+from adapter_sync.engine_status import EngineStatus
 from adapter_sync.errors import ConfigurationError, LoraServerError
+from adapter_sync.node import ThisNode
 from adapter_sync.reconciler.apply import BaseModelReconciler
 from adapter_sync.record import BaseModel
 from adapter_sync.registry import Registry
@@ -37,12 +39,14 @@ STOP_PATIENCE_S = 5.0
 class _Worker:
     """The thread of one base model, and how to end it."""
 
+    reconciler: BaseModelReconciler
     thread: threading.Thread
     stopping: threading.Event
 
 
 def run_reconcilers(
     *,
+    node: ThisNode,
     registry: Registry,
     blobs: BlobStore,
     repository: Path,
@@ -51,13 +55,21 @@ def run_reconcilers(
     control: TritonControl,
     stopping: threading.Event,
 ) -> None:
-    """Find the base models and keep those with adapters reconciled until `stopping` is set."""
+    """Find the base models and keep those with adapters reconciled until `stopping` is set.
+
+    The node is announced with every look at the base models, which is its heartbeat.
+    """
 
     def start(name: str) -> _Worker:
         folder = CompanionFolder(repository=repository, base_model=name, staging=staging)
         folder.remove_leftovers()
         reconciler = BaseModelReconciler(
-            name, registry=registry, blobs=blobs, folder=folder, control=control
+            name,
+            node_id=node.id,
+            registry=registry,
+            blobs=blobs,
+            folder=folder,
+            control=control,
         )
         return _start_worker(name, reconciler, registry)
 
@@ -65,6 +77,7 @@ def run_reconcilers(
     while not stopping.is_set():
         try:
             base_models = _register_base_models(registry, repository, models_dir)
+            registry.announce_node(node.announcement(base_models, _engines(workers)))
         except Exception:
             log.exception("base_models.look_failed")
         else:
@@ -74,6 +87,11 @@ def run_reconcilers(
                     workers[base.name] = start(base.name)
         stopping.wait(RESYNC_PERIOD_S)
     _stop_all(workers)
+
+
+def _engines(workers: Mapping[str, _Worker]) -> dict[str, EngineStatus]:
+    engines = {name: worker.reconciler.engine for name, worker in workers.items()}
+    return {name: engine for name, engine in engines.items() if engine is not None}
 
 
 def _start_worker(name: str, reconciler: BaseModelReconciler, registry: Registry) -> _Worker:
@@ -86,7 +104,7 @@ def _start_worker(name: str, reconciler: BaseModelReconciler, registry: Registry
         daemon=True,
     )
     thread.start()
-    return _Worker(thread=thread, stopping=stopping)
+    return _Worker(reconciler=reconciler, thread=thread, stopping=stopping)
 
 
 def _stop_unneeded(

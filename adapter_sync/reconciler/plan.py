@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 from adapter_sync.engine_status import EngineAdapter, EngineStatus
 from adapter_sync.lora_map import LoraMap, LoraMapEntry
-from adapter_sync.record import Adapter, AdapterStatus, adapter_id_of
+from adapter_sync.record import Adapter, AdapterStatus, Residency, adapter_id_of
 
 SERVED = frozenset({AdapterStatus.LOADING, AdapterStatus.READY})
 
@@ -110,6 +110,16 @@ def status_changes(desired: Sequence[Adapter], engine: EngineStatus) -> tuple[St
         for each in served_of(adapter)
     )
     return tuple(change for change in found if change is not None)
+
+
+def residencies(desired: Sequence[Adapter], engine: EngineStatus) -> dict[str, Residency]:
+    """Where in the engine each adapter's serving content is, by the adapter's id."""
+    return {
+        adapter.id: Residency(told.residency)
+        for adapter in desired
+        if adapter.serving is not None
+        and (told := engine.adapters.get(adapter.lora_name_of(adapter.serving))) is not None
+    }
 
 
 def cleanup(desired: Sequence[Adapter], current: Current) -> Cleanup:

@@ -3,7 +3,7 @@
 Each method is one transaction. Any thread of any process may call any of them at any time.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Self
 
@@ -24,8 +24,10 @@ from adapter_sync.record import (
     Caller,
     IssuedKey,
     KeptRevision,
+    Node,
     Overwrite,
     Page,
+    Residency,
     Revision,
     Tenant,
     UsageBatch,
@@ -83,6 +85,12 @@ from adapter_sync.registry.fetches import (
     set_progress,
 )
 from adapter_sync.registry.listing import AdapterQuery, select_adapter_page
+from adapter_sync.registry.nodes import (
+    change_residencies,
+    select_nodes,
+    select_residencies,
+    upsert_node,
+)
 from adapter_sync.registry.revisions import (
     earlier_revision,
     insert_revision,
@@ -542,6 +550,35 @@ class Registry:
             if not changed:
                 connection.rollback()
             return changed
+
+    def announce_node(self, node: Node) -> None:
+        """Add the node, or put it in place of what it announced before."""
+        with self._database.writing() as connection:
+            upsert_node(connection, node)
+
+    def nodes(self) -> list[Node]:
+        """Every node, sorted by host, also those that are lost since not too long."""
+        with self._database.reading() as connection:
+            return select_nodes(connection)
+
+    def note_residencies(
+        self, node_id: str, base_model: str, held: Mapping[str, Residency]
+    ) -> None:
+        """Where an announced node has a base model's adapters, by id; the others on its disk.
+
+        Writes what differs. Not for two callers at once with the same node and base model.
+        """
+        with self._database.reading() as connection:
+            known = select_residencies(connection, node_id=node_id, base_model=base_model)
+        changes = {
+            adapter_id: residency
+            for adapter_id in known.keys() | held.keys()
+            if (residency := held.get(adapter_id, Residency.DISK))
+            is not known.get(adapter_id, Residency.DISK)
+        }
+        if changes:
+            with self._database.writing() as connection:
+                change_residencies(connection, node_id, changes)
 
     def forget_adapter(self, adapter_id: str) -> list[str]:
         """Remove a deleting adapter; the blobs (SHA-256) that no revision uses any more, sorted.

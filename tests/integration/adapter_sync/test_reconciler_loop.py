@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -71,6 +73,7 @@ def running(
     thread = threading.Thread(
         target=run_reconcilers,
         kwargs={
+            "node": node.this,
             "registry": registry or node.registry,
             "blobs": node.blobs,
             "repository": node.repository,
@@ -270,3 +273,22 @@ def test_what_a_killed_process_left_in_staging_is_cleared(node: Node, tritons: T
     with running(node, tritons):
         wait_for(node.companion.is_dir)
         wait_for(lambda: not node.staged_files())
+
+
+def test_the_node_tells_its_base_models_and_the_map_that_its_engine_has(node: Node) -> None:
+    write_base_model(node, BASE_MODEL)
+    adapter = node.upload()
+    began = datetime.now(UTC)
+
+    def told() -> int | None:
+        [found] = node.registry.nodes()
+        return found.base_models[0].lora_map_revision if found.base_models else None
+
+    with running(node, node.triton):
+        wait_for(lambda: node.status(adapter) is AdapterStatus.READY)
+        wait_for(lambda: told() == 1)
+    [found] = node.registry.nodes()
+    assert (found.id, found.host) == (node.this.id, socket.gethostname())
+    assert found.heartbeat_at > began
+    [base] = found.base_models
+    assert (base.name, base.max_model_len, base.max_lora_rank) == (BASE_MODEL, 64, 8)

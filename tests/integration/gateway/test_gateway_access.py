@@ -45,6 +45,7 @@ ADMIN_ENDPOINTS = (
     ("DELETE", "/admin/v1/keys/{key}", 200),
     ("GET", "/admin/v1/adapters", 200),
     ("DELETE", "/admin/v1/adapters/{adapter}", 200),
+    ("GET", "/admin/v1/nodes", 200),
     ("GET", "/admin/v1/tiers", 200),
     ("GET", "/admin/v1/audit", 200),
     ("DELETE", "/admin/v1/tenants/{tenant}", 409),

@@ -524,7 +524,7 @@ async def test_what_the_engine_keeps_of_a_removed_adapter_is_counted(served: Ser
     served.engine.cannot_remove = True
     await served.apply(2, "b")
     served.look(2)
-    assert served.table.status().strays == 1
+    assert (served.residencies(), served.table.status().held) == ({"b": "gpu"}, 2)
     served.engine.loaded.pop(1)
     served.look(2)
-    assert served.table.status().strays == 0
+    assert served.table.status().held == 1
