@@ -120,7 +120,8 @@ class BaseModel:
 
     `tensor_shapes` maps each weight's Hugging Face name ("model.layers.0.mlp.up_proj.weight") to
     its shape, (out_features, in_features) for a linear layer. It is empty, and `max_lora_rank`
-    means nothing, for one that takes no adapters: it is served without LoRA.
+    means nothing, for one that takes no adapters: it is served without LoRA. `reserved_for` has the
+    ids of the tenants that it is there for, None for all.
     """
 
     name: str
@@ -128,6 +129,11 @@ class BaseModel:
     max_model_len: int
     tensor_shapes: Mapping[str, tuple[int, ...]]
     takes_adapters: bool = True
+    reserved_for: frozenset[str] | None = None
+
+    def is_for(self, tenant_id: str) -> bool:
+        """Whether it is there for that tenant."""
+        return self.reserved_for is None or tenant_id in self.reserved_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,6 +154,23 @@ def _list_tenants(installation: Installation, arguments: Namespace) -> Outcome:
     )
 
 
+def _reserve_base_model(installation: Installation, arguments: Namespace) -> Outcome:
+    tenants = sorted(set(arguments.tenant))
+    base = installation.registry.reserve_base_model(arguments.name, tenants)
+    return Outcome(
+        document={"id": base.name, "object": "base_model", "reserved_for": tenants},
+        text=f"The base model {base.name} is reserved to {', '.join(tenants)}.",
+    )
+
+
+def _release_base_model(installation: Installation, arguments: Namespace) -> Outcome:
+    base = installation.registry.release_base_model(arguments.name)
+    return Outcome(
+        document={"id": base.name, "object": "base_model", "reserved_for": None},
+        text=f"The base model {base.name} is for all tenants.",
+    )
+
+
 def _list_nodes(installation: Installation, arguments: Namespace) -> Outcome:
     del arguments
     nodes, now = installation.registry.nodes(), datetime.now(UTC)
@@ -267,6 +284,8 @@ _COMMANDS: Mapping[str, Callable[[Installation, Namespace], Outcome]] = MappingP
         "tenant create": _create_tenant,
         "tenant list": _list_tenants,
         "node list": _list_nodes,
+        "base-model reserve": _reserve_base_model,
+        "base-model release": _release_base_model,
         "tenant set-tier": _set_tier,
         "tenant delete": _delete_tenant,
         "key create": _create_key,

@@ -22,7 +22,7 @@ def upsert_alias(
     Raises InvalidNameError, AliasNameTakenError, AliasLimitError.
     """
     check_alias_name(name)
-    if is_base_model(connection, name):
+    if is_base_model(connection, name, tenant_id):
         raise AliasNameTakenError(alias=name)
     row = connection.execute(select(aliases).where(_has_name(tenant_id, name))).first()
     now = datetime.now(UTC)

@@ -9,7 +9,7 @@ from typing import Self
 
 from sqlalchemy import Connection, select
 
-from adapter_sync.errors import AdapterNotFoundError, TenantHasAdaptersError
+from adapter_sync.errors import AdapterNotFoundError, OwnBaseModelError, TenantHasAdaptersError
 from adapter_sync.fetches import Fetch, FetchStage, PinnedRepo
 from adapter_sync.record import (
     CREATE_ONLY,
@@ -63,6 +63,7 @@ from adapter_sync.registry.api_keys import (
 from adapter_sync.registry.audit import insert_entry, select_entries
 from adapter_sync.registry.base_models import (
     delete_base_model,
+    replace_reservation,
     require_base_model_for_adapters,
     select_base_model,
     select_base_model_for_adapters,
@@ -272,19 +273,45 @@ class Registry:
         with self._database.reading() as connection:
             return select_base_model(connection, name)
 
-    def base_model_for_adapters(self, name: str) -> BaseModel:
-        """The base model, to put an adapter on.
+    def base_model_for_adapters(self, name: str, tenant: Tenant) -> BaseModel:
+        """The base model, for the tenant to put an adapter on.
 
-        Raises BaseModelNotFoundError, AdaptersNotSupportedError.
+        Raises BaseModelNotFoundError, also when it is reserved to others, and
+        AdaptersNotSupportedError.
         """
         with self._database.reading() as connection:
-            return select_base_model_for_adapters(connection, name)
+            return select_base_model_for_adapters(connection, name, tenant.id)
 
     def remove_base_model(self, name: str) -> None:
         """Remove it where it is there; its adapters stay."""
         with self._database.changing() as connection:
             if not delete_base_model(connection, name):
                 connection.rollback()
+
+    def reserve_base_model(self, name: str, tenant_names: Collection[str]) -> BaseModel:
+        """The base model, from now on for these tenants alone, whoever it was for before.
+
+        For the others it is as if there were none. Raises BaseModelNotFoundError,
+        TenantNotFoundError, and OwnBaseModelError when a tenant's tier allows none.
+        """
+        with self._database.changing() as connection:
+            before = select_base_model(connection, name).reserved_for or frozenset()
+            tenants = [select_tenant(connection, each) for each in sorted(set(tenant_names))]
+            for tenant in tenants:
+                if not self.tiers.of(tenant).own_base_models:
+                    raise OwnBaseModelError(tenant=tenant.name, tier=tenant.tier)
+            replace_reservation(connection, name, [tenant.id for tenant in tenants])
+            now = frozenset(tenant.id for tenant in tenants)
+            self._audit_reservation(connection, name, before, now)
+            return select_base_model(connection, name)
+
+    def release_base_model(self, name: str) -> BaseModel:
+        """The base model, for all tenants from now on. Raises BaseModelNotFoundError."""
+        with self._database.changing() as connection:
+            before = select_base_model(connection, name).reserved_for or frozenset()
+            replace_reservation(connection, name, [])
+            self._audit_reservation(connection, name, before, frozenset())
+            return select_base_model(connection, name)
 
     def create_adapter(
         self,
@@ -321,14 +348,14 @@ class Registry:
             self._audit_adapter(connection, action, adapter)
             return adapter
 
-    def check_new_adapter(self, name: str, base_model: str) -> None:
+    def check_new_adapter(self, tenant: Tenant, name: str, base_model: str) -> None:
         """What can be told before the hub is asked.
 
         Raises InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError.
         """
         check_adapter_name(name)
         with self._database.reading() as connection:
-            require_base_model_for_adapters(connection, base_model)
+            require_base_model_for_adapters(connection, base_model, tenant.id)
 
     def create_fetch(
         self,
@@ -349,7 +376,7 @@ class Registry:
         check_adapter_name(name)
         with self._database.changing() as connection:
             require_live(connection, tenant)
-            require_base_model_for_adapters(connection, base_model)
+            require_base_model_for_adapters(connection, base_model, tenant.id)
             known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
             if known is None:
                 require_room(connection, tenant, self.tiers.of(tenant))
@@ -665,6 +692,14 @@ class Registry:
     def _revoke(self, connection: Connection, key: ApiKey) -> None:
         if revoke(connection, key):
             self._audit(connection, "key.revoked", key.tenant_id, key.id, name=key.name)
+
+    def _audit_reservation(
+        self, connection: Connection, name: str, before: frozenset[str], now: frozenset[str]
+    ) -> None:
+        """An entry for each tenant that it is now, or is no more, reserved to."""
+        for tenant_id in sorted(before ^ now):
+            verb = "reserved" if tenant_id in now else "released"
+            self._audit(connection, f"base_model.{verb}", tenant_id, tenant_id, base_model=name)
 
     def _audit_fetch(self, connection: Connection, action: str, fetch: Fetch) -> None:
         self._audit(

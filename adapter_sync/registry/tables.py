@@ -94,6 +94,15 @@ base_models = Table(
     Column("takes_adapters", Boolean, nullable=False, server_default=true()),
 )
 
+# A base model without any is for all tenants. It is no foreign key: a reservation outlives the
+# removal of its base model, and what comes back under the name is as reserved as before.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("base_model", Text, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), primary_key=True),
+)
+
 # base_model is no foreign key: an adapter outlives the removal of its base model.
 adapters = Table(
     "adapters",

@@ -657,3 +657,17 @@ def test_nodes_are_listed_with_the_maps_that_their_engines_have(
     [shown] = json.loads(capsys.readouterr().out)["data"]
     assert (shown["id"], shown["status"]) == (node.id, "up")
     assert shown["base_models"][0]["max_loras"] == 4
+
+
+def test_a_base_model_is_reserved_and_released(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owners = [registry.create_tenant(name, "dedicated") for name in ("big", "corp")]
+    words = ["base-model", "reserve", "tiny", "--tenant", "corp", "--tenant", "big"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "The base model tiny is reserved to big, corp.\n"
+    assert registry.base_model("tiny").reserved_for == frozenset(each.id for each in owners)
+    assert registry.audit(limit=1).items[0].actor == "loractl"
+    assert main(["base-model", "release", "tiny", "--json"]) == 0
+    assert document(capsys)["reserved_for"] is None
+    assert registry.base_model("tiny").reserved_for is None
