@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -76,7 +77,7 @@ def run_reconcilers(
     workers: dict[str, _Worker] = {}
     while not stopping.is_set():
         try:
-            base_models = _register_base_models(registry, repository, models_dir)
+            base_models = _register_base_models(registry, repository, models_dir, node.id)
             registry.announce_node(node.announcement(base_models, _engines(workers)))
         except Exception:
             log.exception("base_models.look_failed")
@@ -131,8 +132,9 @@ def _stop_all(workers: dict[str, _Worker]) -> None:
 
 
 def _register_base_models(
-    registry: Registry, repository: Path, models_dir: Path
+    registry: Registry, repository: Path, models_dir: Path, node_id: str
 ) -> list[BaseModel]:
+    """Those of this repository; one that is in none any more leaves the registry."""
     base_models = []
     for folder in base_model_folders(repository):
         try:
@@ -143,10 +145,18 @@ def _register_base_models(
             continue
         base_models.append(base)
     for known in registry.base_models():
-        if not (repository / known.name).is_dir():
+        is_here = (repository / known.name).is_dir()
+        if not is_here and known.name not in _elsewhere(registry, node_id):
             registry.remove_base_model(known.name)
             log.info("base_model.removed", base_model=known.name)
     return base_models
+
+
+def _elsewhere(registry: Registry, node_id: str) -> set[str]:
+    """The base models that other nodes tell of, lost ones left out."""
+    now = datetime.now(UTC)
+    others = [each for each in registry.nodes() if each.id != node_id and not each.is_lost(now)]
+    return {base.name for node in others for base in node.base_models}
 
 
 def _reconcile(

@@ -3,11 +3,13 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
 
+from adapter_sync.record import NodeBaseModel
 from tests.stack_process import BASE_MODEL, ROOT, Stack, example, running_stack, upload, wait_for
 
 SLOTS, KEPT = 2, 3
@@ -97,12 +99,16 @@ def test_a_deleted_adapter_leaves_the_slots_and_the_memory(
     wait_for(is_free, "the engine without adapters")
 
 
-def test_the_node_tells_the_engine_s_slots(small: Stack) -> None:
-    registry = small.registry()
-    try:
-        [node] = registry.nodes()
-    finally:
-        registry.close()
-    [base] = node.base_models
+def test_the_node_tells_the_engine_s_slots_and_the_map_that_it_has(small: Stack) -> None:
+    with closing(small.registry()) as registry:
+
+        def base_model() -> NodeBaseModel | None:
+            """As the node tells it, once it has told of the newest map."""
+            [node] = registry.nodes()
+            [base] = node.base_models
+            engine = small.engine()
+            is_told = engine is not None and base.lora_map_revision == engine.revision
+            return base if is_told else None
+
+        base = wait_for(base_model, "the node's word of the newest map")
     assert (base.name, base.max_loras, base.max_lora_rank) == (BASE_MODEL, SLOTS, 16)
-    assert base.lora_map_revision == small.engine().revision  # type: ignore[union-attr]

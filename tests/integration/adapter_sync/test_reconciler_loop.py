@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -292,3 +293,24 @@ def test_the_node_tells_its_base_models_and_the_map_that_its_engine_has(node: No
     assert found.heartbeat_at > began
     [base] = found.base_models
     assert (base.name, base.max_model_len, base.max_lora_rank) == (BASE_MODEL, 64, 8)
+
+
+def test_a_base_model_that_another_node_serves_stays_until_that_is_lost(node: Node) -> None:
+    write_base_model(node, BASE_MODEL)
+    elsewhere = replace(node.registry.base_model(BASE_MODEL), name="elsewhere")
+    node.registry.put_base_model(elsewhere)
+    other = replace(node.this, id="nod_0").announcement([elsewhere], {})
+    node.registry.announce_node(other)
+    began = datetime.now(UTC)
+
+    def names() -> list[str]:
+        return [base.name for base in node.registry.base_models()]
+
+    def heartbeats() -> list[datetime]:
+        return [each.heartbeat_at for each in node.registry.nodes() if each.id == node.this.id]
+
+    with running(node, node.triton):
+        wait_for(lambda: max(heartbeats()) > began)
+        assert names() == ["elsewhere", BASE_MODEL]
+        node.registry.announce_node(replace(other, heartbeat_at=began - timedelta(minutes=1)))
+        wait_for(lambda: names() == [BASE_MODEL])
