@@ -2,3 +2,6 @@
 
 Never imports the gateway, the engine or vllm.
 """
+
+__version__ = "0.1.0"
+"""The release, as in pyproject.toml."""

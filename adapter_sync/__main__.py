@@ -34,6 +34,7 @@ def run(control: str) -> int:
     from adapter_sync.fetcher import Fetcher
     from adapter_sync.intake import Intake
     from adapter_sync.logs import configure_logs
+    from adapter_sync.node import ThisNode
     from adapter_sync.reconciler import run_reconcilers
     from adapter_sync.registry import Registry
     from adapter_sync.secret_key import load_secret_key
@@ -78,6 +79,7 @@ def run(control: str) -> int:
         fetching = threading.Thread(target=fetcher.run, name="fetcher", daemon=True)
         fetching.start()
         run_reconcilers(
+            node=ThisNode.load(settings.lora_data_dir.resolve(), url),
             registry=registry,
             blobs=blobs,
             repository=settings.model_repository.resolve(),

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineAdapter:
-    """One adapter as the engine sees it: "on_disk", "loaded", "failed" or "draining"."""
+    """One adapter as the engine sees it: "on_disk", "loaded", "failed" or "draining".
+
+    `residency` is where its weights are: "gpu" (a slot of the device), "cpu" or "disk".
+    """
 
     state: str
     reason: str | None
+    residency: str = "disk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +22,8 @@ class EngineStatus:
 
     `companion_revision` is the map it was loaded with. `revision`, `adapters` and `pids`, the
     engine's processes, are the base model's own, and `in_flight` the requests it is answering;
-    `revision` is None while it is not running.
+    `revision` is None while it is not running. `max_loras` are its slots, and `held` is how many
+    adapters it has in them and in its memory.
     """
 
     companion_revision: int
@@ -26,3 +31,5 @@ class EngineStatus:
     adapters: Mapping[str, EngineAdapter]
     pids: tuple[int, ...] = ()
     in_flight: int = 0
+    max_loras: int = 0
+    held: int = 0

@@ -27,6 +27,7 @@
     │   ├── KeyNotFoundError
     │   ├── UnknownCursorError      a list can't go on after something that isn't there
     │   ├── UnknownTierError        no tier of that name
+    │   ├── OwnBaseModelError       a tenant whose tier allows no base model of its own
     │   ├── TierMissingError        a tenant's tier is not, or no more, among the tiers
     │   └── ConfigurationError      a setting or a file of the installation is wrong
     └── TransientError              may succeed later, with nothing changed by the caller
@@ -325,6 +326,19 @@ class UnknownTierError(PermanentError):
 
     def __init__(self, *, tier: str, known: Sequence[str]) -> None:
         super().__init__(f"There is no tier '{tier}'. The tiers are: {', '.join(sorted(known))}.")
+
+
+class OwnBaseModelError(PermanentError):
+    """A base model can't be reserved to a tenant of that tier."""
+
+    code = "own_base_model_not_allowed"
+    param = "tenants"
+
+    def __init__(self, *, tenant: str, tier: str) -> None:
+        super().__init__(
+            f"The tenant '{tenant}' has the tier '{tier}', which allows no base models of its own. "
+            "Give it a tier with `own_base_models = true` first."
+        )
 
 
 class TierMissingError(PermanentError):

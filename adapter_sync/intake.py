@@ -77,7 +77,7 @@ class Intake:
 
         """
         check_adapter_name(name)
-        base = self._registry.base_model_for_adapters(base_model)
+        base = self._registry.base_model_for_adapters(base_model, tenant)
         size_bytes = _check_size(files.weights, self._registry.tiers.of(tenant))
         facts = check_adapter(
             files.weights, config=files.config, lora_alpha=files.lora_alpha, base=base

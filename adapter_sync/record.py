@@ -5,7 +5,7 @@ Imports nothing of the project but its errors, so that every room may use it.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -22,6 +22,8 @@ UPLOADED: Mapping[str, object] = MappingProxyType({"type": "upload"})
 """The source of a revision whose files were uploaded."""
 MAX_KEY_NAME = 64
 KEY_NAME_RULE = f"use 1 to {MAX_KEY_NAME} printable characters, with no blank at either end."
+LOST_AFTER = timedelta(seconds=30)
+"""How long a node may be silent; it announces itself every few seconds."""
 LAST_USE_RESOLUTION = timedelta(minutes=1)
 """How exact a key's `last_used_at` is: one write a minute, however busy the key."""
 SYSTEM = "system"
@@ -118,7 +120,8 @@ class BaseModel:
 
     `tensor_shapes` maps each weight's Hugging Face name ("model.layers.0.mlp.up_proj.weight") to
     its shape, (out_features, in_features) for a linear layer. It is empty, and `max_lora_rank`
-    means nothing, for one that takes no adapters: it is served without LoRA.
+    means nothing, for one that takes no adapters: it is served without LoRA. `reserved_for` has the
+    ids of the tenants that it is there for, None for all.
     """
 
     name: str
@@ -126,6 +129,11 @@ class BaseModel:
     max_model_len: int
     tensor_shapes: Mapping[str, tuple[int, ...]]
     takes_adapters: bool = True
+    reserved_for: frozenset[str] | None = None
+
+    def is_for(self, tenant_id: str) -> bool:
+        """Whether it is there for that tenant."""
+        return self.reserved_for is None or tenant_id in self.reserved_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +162,21 @@ class Revision:
         return self.number == 1
 
 
+class Residency(StrEnum):
+    """Where an adapter's weights are: a slot of the device, the host's memory, or only files."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+    DISK = "disk"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """A tenant's adapter on a base model.
 
     `revision` is the newest one, and the status and the error are its own. `serving` is the one
     that answers requests: the last that became ready, whatever has become of a newer one.
+    `residency` is the best that any node has of that one, None without one.
     """
 
     id: str
@@ -174,6 +191,7 @@ class Adapter:
     updated_at: datetime
     serving: Revision | None = None
     last_used_at: datetime | None = None
+    residency: Residency | None = None
 
     @property
     def lora_name(self) -> str:
@@ -253,6 +271,52 @@ def lora_name_of(adapter_id: str, digest: str) -> str:
 def adapter_id_of(lora_name: str) -> str:
     """The id of the adapter that an identity inside the engine belongs to."""
     return lora_name.partition("@")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBaseModel:
+    """A base model on a node.
+
+    `max_lora_rank` is None for one that takes no adapters. `max_loras`, its engine's slots, and
+    `lora_map_revision`, which the engine has applied, are None while it doesn't run.
+    """
+
+    name: str
+    max_model_len: int
+    max_lora_rank: int | None
+    max_loras: int | None
+    lora_map_revision: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One Triton with its adapter_sync; `triton` is Triton's HTTP address as that one knows it."""
+
+    id: str
+    host: str
+    triton: str
+    version: str
+    base_models: tuple[NodeBaseModel, ...]
+    started_at: datetime
+    heartbeat_at: datetime
+
+    def is_lost(self, now: datetime) -> bool:
+        """Whether it has been silent for too long."""
+        return now - self.heartbeat_at > LOST_AFTER
+
+    def document(self, now: datetime) -> dict[str, object]:
+        """The node object, in JSON's types; times are Unix seconds."""
+        return {
+            "id": self.id,
+            "object": "node",
+            "status": "lost" if self.is_lost(now) else "up",
+            "host": self.host,
+            "triton": self.triton,
+            "version": self.version,
+            "base_models": [asdict(base) for base in self.base_models],
+            "started_at": int(self.started_at.timestamp()),
+            "heartbeat_at": int(self.heartbeat_at.timestamp()),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         default=Path(".runtime/models"),
         description="where a base model's relative `model` path is looked up first",
     )
+    lora_registry_url: SecretStr | None = Field(
+        default=None,
+        description="the registry's database, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE; "
+        "without it an SQLite file in LORA_DATA_DIR",
+    )
     lora_tiers_file: Folder | None = Field(
         default=None, description="a TOML file of tiers, in place of the built-in ones"
     )
@@ -102,6 +107,8 @@ class Settings(BaseSettings):
     @property
     def registry_url(self) -> str:
         """SQLAlchemy's URL of the registry."""
+        if self.lora_registry_url is not None:
+            return self.lora_registry_url.get_secret_value()
         database = str(self.lora_data_dir / "registry.db")
         return URL.create("sqlite", database=database).render_as_string(hide_password=False)
 

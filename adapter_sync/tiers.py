@@ -36,6 +36,7 @@ class Tier:
     requests_per_minute: int
     tokens_per_minute: int
     max_streams: int
+    own_base_models: bool = False
 
 
 class Tiers:
@@ -75,6 +76,7 @@ class _Limits(BaseModel):
     requests_per_minute: PositiveInt
     tokens_per_minute: PositiveInt
     max_streams: PositiveInt
+    own_base_models: bool = False
 
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]

@@ -122,11 +122,15 @@ def _engine_status(document: Mapping[str, Any]) -> EngineStatus:
         companion_revision=document["revision"],
         revision=base["revision"] if alive else None,
         adapters={
-            name: EngineAdapter(state=each["state"], reason=each["reason"])
+            name: EngineAdapter(
+                state=each["state"], reason=each["reason"], residency=each["residency"]
+            )
             for name, each in (base["adapters"] if alive else {}).items()
         },
         pids=tuple(base.get("pids", ())),
         in_flight=base.get("in_flight", 0),
+        max_loras=base.get("max_loras", 0),
+        held=base.get("held", 0),
     )
 
 

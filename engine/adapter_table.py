@@ -6,7 +6,7 @@ engine is a Protocol, and a LoRARequest is made by the caller's factory.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, Collection, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -28,6 +28,14 @@ class AdapterState(StrEnum):
     LOADED = "loaded"
     FAILED = "failed"
     DRAINING = "draining"
+
+
+class Residency(StrEnum):
+    """Where an adapter's weights are: a slot of the device, the host's memory, or only files."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+    DISK = "disk"
 
 
 class UnknownAdapterError(LookupError):
@@ -52,6 +60,9 @@ class _Adapter(Generic[Request]):
     lora_int_id: int
     state: AdapterState = AdapterState.ON_DISK
     reason: str | None = None
+    residency: Residency = Residency.DISK
+    moved: bool = True
+    """Whether it may be elsewhere than it was when the engine was last asked."""
     leases: int = 0
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the engine adds or removes it."""
@@ -64,13 +75,31 @@ class _Adapter(Generic[Request]):
         """Whether it is yet to be added; asked again after each await."""
         return self.state is AdapterState.ON_DISK
 
+    def waits_for_a_slot(self) -> bool:
+        """Whether a request uses it that has it in no slot yet, as far as is known."""
+        return self.leases > 0 and self.residency is not Residency.GPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterStatus:
+    """An adapter's state, why it failed, and where it is."""
+
+    state: AdapterState
+    reason: str | None
+    residency: Residency
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableStatus:
-    """The map's revision that was applied, and each adapter's state and reason by lora_name."""
+    """The map's revision that was applied, and the adapters by lora_name.
+
+    `held` is how many adapters the engine had in its memory when it was last asked: more than are
+    here with a residency other than the disk would be some that it did not let go of.
+    """
 
     revision: int
-    adapters: dict[str, tuple[AdapterState, str | None]]
+    adapters: dict[str, AdapterStatus]
+    held: int
 
 
 class AdapterTable(Generic[Request]):
@@ -99,11 +128,49 @@ class AdapterTable(Generic[Request]):
         self._started = False
         self._applying = asyncio.Lock()
         self._forgetting: set[asyncio.Task[None]] = set()
+        self._removed = False
+        self._held = 0
 
     def status(self) -> TableStatus:
-        """What is applied now."""
-        adapters = {name: (each.state, each.reason) for name, each in self._adapters.items()}
-        return TableStatus(revision=self._revision, adapters=adapters)
+        """What is applied now, and where the adapters were when the engine was last asked."""
+        adapters = {
+            name: AdapterStatus(state=each.state, reason=each.reason, residency=each.residency)
+            for name, each in self._adapters.items()
+        }
+        return TableStatus(revision=self._revision, adapters=adapters, held=self._held)
+
+    def may_have_moved(self) -> bool:
+        """Whether adapters may be elsewhere in the engine than they were when it was last asked.
+
+        They move when one is added or removed, or used by a request while it is in no slot.
+        """
+        return self._removed or any(
+            each.moved or each.waits_for_a_slot() for each in self._adapters.values()
+        )
+
+    def begin_looking(self) -> None:
+        """The engine is being asked: what moves from now on may not be in its answer."""
+        self._removed = False
+        for adapter in self._adapters.values():
+            adapter.moved = False
+
+    def note_held(self, slots: Collection[int], cached: Collection[int]) -> None:
+        """Take in the lora_int_ids that the engine has in its slots, and in the CPU cache."""
+        for adapter in self._adapters.values():
+            if not adapter.moved:
+                adapter.residency = _residency(adapter.lora_int_id, slots, cached)
+                self._note_eviction(adapter)
+        self._held = len({*slots, *cached})
+
+    def _note_eviction(self, adapter: _Adapter[Request]) -> None:
+        """An idle adapter that fell out of the CPU cache is added anew before its next request.
+
+        vLLM itself would read its files inside a step, and die if it can't.
+        """
+        gone = adapter.residency is Residency.DISK and adapter.state is AdapterState.LOADED
+        if gone and adapter.leases == 0:
+            adapter.state = AdapterState.ON_DISK
+            self._lora_requests.pop(adapter.lora_name, None)
 
     async def apply(self, lora_map: LoraMap, folder: Path) -> TableStatus:
         """Bring the engine to a map; one adapter's failure never stops the others.
@@ -137,6 +204,8 @@ class AdapterTable(Generic[Request]):
                 raise UnknownAdapterError(f"The adapter '{lora_name}' is not served: {reason}")
             yield
         finally:
+            # A request that came and went between two looks may have brought it into a slot.
+            adapter.moved |= adapter.waits_for_a_slot()
             adapter.leases -= 1
             if adapter.leases == 0 and adapter.is_draining():
                 self._forget_soon(adapter)
@@ -187,12 +256,14 @@ class AdapterTable(Generic[Request]):
             try:
                 await self._engine.add_lora(adapter.request)
             except Exception as error:
+                adapter.moved = True
                 log.exception("adapter.refused lora_name=%s", name)
                 if adapter.is_on_disk():
                     adapter.state, adapter.reason = AdapterState.FAILED, str(error)
                 return
             if adapter.is_on_disk():
-                adapter.state = AdapterState.LOADED
+                adapter.state, adapter.residency = AdapterState.LOADED, Residency.GPU
+                adapter.moved = True
                 self._lora_requests[name] = adapter.request
                 log.info("adapter.loaded lora_name=%s", name)
 
@@ -225,7 +296,14 @@ class AdapterTable(Generic[Request]):
             # A map may have admitted it again meanwhile.
             if self._is_leaving(adapter):
                 del self._adapters[name]
+                self._removed = True
                 log.info("adapter.removed lora_name=%s", name)
 
     def _is_leaving(self, adapter: _Adapter[Request]) -> bool:
         return adapter.is_draining() and self._adapters.get(adapter.lora_name) is adapter
+
+
+def _residency(lora_int_id: int, slots: Collection[int], cached: Collection[int]) -> Residency:
+    if lora_int_id in slots:
+        return Residency.GPU
+    return Residency.CPU if lora_int_id in cached else Residency.DISK

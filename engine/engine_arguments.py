@@ -1,6 +1,6 @@
 """A base model's vLLM engine arguments: `1/model.json`, as in NVIDIA's vLLM backend.
 
-Imports nothing of the project but the model path's rule, and vllm only to parse.
+Imports nothing of the project but the model path's rule and a name, and vllm only to parse.
 """
 
 import json
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from adapter_sync.model_path import resolve_model
+from engine.worker_extension import WORKER_EXTENSION
 
 
 class EngineArgumentsError(ValueError):
@@ -33,6 +34,10 @@ def read_engine_arguments(
     settings["served_model_name"] = served_model_name
     # OpenAI tells how much of the prompt came from its cache; vLLM does when it is asked to.
     settings.setdefault("enable_prompt_tokens_details", True)
+    if settings.get("enable_lora"):
+        if "worker_extension_cls" in settings:
+            raise EngineArgumentsError(f"{path}: 'worker_extension_cls' is taken by this server")
+        settings["worker_extension_cls"] = WORKER_EXTENSION
     return _parse(list(command_line(settings)), path)
 
 

@@ -39,6 +39,7 @@ def adapter_object(adapter: Adapter, fetch: Fetch | None = None) -> dict[str, An
         "created_at": int(adapter.created_at.timestamp()),
         "updated_at": int(adapter.updated_at.timestamp()),
         "last_used_at": adapter.last_used_at and int(adapter.last_used_at.timestamp()),
+        "residency": adapter.residency,
         "warnings": list(adapter.revision.warnings),
     }
 
@@ -65,6 +66,7 @@ def fetch_object(fetch: Fetch) -> dict[str, Any]:
         "created_at": int(fetch.created_at.timestamp()),
         "updated_at": int(fetch.updated_at.timestamp()),
         "last_used_at": None,
+        "residency": None,
         "warnings": [],
     }
 

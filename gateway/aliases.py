@@ -70,7 +70,7 @@ def alias_object(alias: Alias) -> dict[str, Any]:
 def _put(
     services: Services, tenant: Tenant, alias: str, targets: Sequence[RequestedTarget]
 ) -> tuple[Alias, bool]:
-    base_models = services.base_models.by_name()
+    base_models = services.base_models.of(tenant)
     found = [_existing(services.registry, base_models, tenant, target) for target in targets]
     return services.registry.put_alias(tenant.id, alias, found)
 

@@ -5,7 +5,7 @@ Reading them costs milliseconds, their tensor shapes being large; the change cou
 
 from collections.abc import Mapping
 
-from adapter_sync.record import BaseModel
+from adapter_sync.record import BaseModel, Tenant
 from adapter_sync.registry import Registry
 
 
@@ -25,3 +25,7 @@ class BaseModels:
             base_models = {base.name: base for base in self._registry.base_models()}
             known = self._known = (counter, base_models)
         return known[1]
+
+    def of(self, tenant: Tenant) -> Mapping[str, BaseModel]:
+        """Those that are there for the tenant, in the same order; asks the database."""
+        return {name: base for name, base in self.by_name().items() if base.is_for(tenant.id)}

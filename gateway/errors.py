@@ -279,6 +279,7 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         errors.KeyNotFoundError: Rule(status=404),
         errors.UnknownCursorError: Rule(status=400),
         errors.UnknownTierError: Rule(status=400),
+        errors.OwnBaseModelError: Rule(status=400),
         errors.TierMissingError: Rule(status=500, headers=NO_RETRY),
         errors.ConfigurationError: _INTERNAL,
         errors.TransientError: _RETRYABLE,

@@ -79,7 +79,7 @@ def _begin(
 ) -> Fetch:
     source = HubRepo(repo=wanted.repo, revision=wanted.revision, subfolder=wanted.subfolder)
     token = None if wanted.hf_token is None else wanted.hf_token.get_secret_value()
-    services.registry.check_new_adapter(wanted.name, wanted.base_model)
+    services.registry.check_new_adapter(tenant, wanted.name, wanted.base_model)
     return services.registry.create_fetch(
         tenant=tenant,
         name=wanted.name,

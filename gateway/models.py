@@ -32,7 +32,7 @@ async def show_model(model_id: str, tenant: CurrentTenant, services: CurrentServ
 
 
 def _models(services: Services, tenant: Tenant) -> list[dict[str, Any]]:
-    base_models = services.base_models.by_name()
+    base_models = services.base_models.of(tenant)
     serving = [
         adapter
         for adapter in services.registry.adapters(tenant.id)

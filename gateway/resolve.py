@@ -36,7 +36,7 @@ def resolve(
 
     Raises ModelNotFoundError, AdapterNotReadyError, AdapterFailedError.
     """
-    known = base_models.by_name()
+    known = base_models.of(tenant)
     models = _Models(registry=registry, base_models=known, tenant=tenant)
     # A base model that came later than an alias of its name wins.
     if requested_model in known or ADAPTER_NAME.fullmatch(requested_model) is None:

@@ -35,7 +35,46 @@ def _parser() -> argparse.ArgumentParser:
     _add_tenant(areas.add_parser("tenant", help="the owners of keys and adapters"))
     _add_key(areas.add_parser("key", help="the tenants' API keys"))
     _add_adapters(areas.add_parser("adapters", help="the tenants' LoRA adapters"))
+    _add_node(areas.add_parser("node", help="the machines: each Triton with its adapter_sync"))
+    _add_base_model(areas.add_parser("base-model", help="whom each base model is for"))
     return parser
+
+
+def _add_base_model(area: argparse.ArgumentParser) -> None:
+    commands = area.add_subparsers(required=True, metavar="COMMAND")
+    reserve = _command(
+        commands,
+        "reserve",
+        runs="base-model reserve",
+        summary="reserve a base model to some tenants alone, whoever it was for before",
+        example="loractl base-model reserve llama-acme --tenant acme",
+    )
+    reserve.add_argument("name", metavar="BASE", help="the base model's name")
+    reserve.add_argument(
+        "--tenant",
+        required=True,
+        action="append",
+        metavar="NAME",
+        help="a tenant whose tier allows own base models; may be given several times",
+    )
+    release = _command(
+        commands,
+        "release",
+        runs="base-model release",
+        summary="let all tenants have a base model again",
+        example="loractl base-model release llama-acme",
+    )
+    release.add_argument("name", metavar="BASE", help="the base model's name")
+
+
+def _add_node(area: argparse.ArgumentParser) -> None:
+    _command(
+        area.add_subparsers(required=True, metavar="COMMAND"),
+        "list",
+        runs="node list",
+        summary="list the nodes; one that has been silent for 30 s is lost",
+        example="loractl node list --json",
+    )
 
 
 def _add_tenant(area: argparse.ArgumentParser) -> None:

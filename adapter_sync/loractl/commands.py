@@ -23,6 +23,7 @@ from adapter_sync.loractl.output import (
     key_document,
     keys_table,
     list_document,
+    nodes_table,
     one_line,
     tenant_document,
     tenants_table,
@@ -153,6 +154,32 @@ def _list_tenants(installation: Installation, arguments: Namespace) -> Outcome:
     )
 
 
+def _reserve_base_model(installation: Installation, arguments: Namespace) -> Outcome:
+    tenants = sorted(set(arguments.tenant))
+    base = installation.registry.reserve_base_model(arguments.name, tenants)
+    return Outcome(
+        document={"id": base.name, "object": "base_model", "reserved_for": tenants},
+        text=f"The base model {base.name} is reserved to {', '.join(tenants)}.",
+    )
+
+
+def _release_base_model(installation: Installation, arguments: Namespace) -> Outcome:
+    base = installation.registry.release_base_model(arguments.name)
+    return Outcome(
+        document={"id": base.name, "object": "base_model", "reserved_for": None},
+        text=f"The base model {base.name} is for all tenants.",
+    )
+
+
+def _list_nodes(installation: Installation, arguments: Namespace) -> Outcome:
+    del arguments
+    nodes, now = installation.registry.nodes(), datetime.now(UTC)
+    return Outcome(
+        document=list_document([node.document(now) for node in nodes]),
+        text=nodes_table(nodes, now),
+    )
+
+
 def _list_adapters(installation: Installation, arguments: Namespace) -> Outcome:
     registry = installation.registry
     tenant_id = None if arguments.tenant is None else registry.tenant(arguments.tenant).id
@@ -256,6 +283,9 @@ _COMMANDS: Mapping[str, Callable[[Installation, Namespace], Outcome]] = MappingP
     {
         "tenant create": _create_tenant,
         "tenant list": _list_tenants,
+        "node list": _list_nodes,
+        "base-model reserve": _reserve_base_model,
+        "base-model release": _release_base_model,
         "tenant set-tier": _set_tier,
         "tenant delete": _delete_tenant,
         "key create": _create_key,

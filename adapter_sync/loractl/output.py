@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from adapter_sync.record import Adapter, ApiKey, Tenant
+from adapter_sync.record import Adapter, ApiKey, Node, NodeBaseModel, Tenant
 
 Document = dict[str, object]
 
@@ -93,9 +93,33 @@ def adapters_table(adapters: Sequence[Adapter], tenant_names: Mapping[str, str])
     return _aligned([header, *rows])
 
 
+def nodes_table(nodes: Sequence[Node], now: datetime) -> str:
+    """A line for each node, its base models with their maps' revisions at the end."""
+    rows = [
+        (
+            node.id,
+            "lost" if node.is_lost(now) else "up",
+            node.host,
+            node.triton,
+            node.version,
+            _time(node.started_at),
+            _time(node.heartbeat_at),
+            " ".join(map(_at_revision, node.base_models)),
+        )
+        for node in nodes
+    ]
+    header = ("ID", "STATUS", "HOST", "TRITON", "VERSION", "STARTED", "HEARTBEAT", "BASE MODELS")
+    return _aligned([header, *rows])
+
+
 def one_line(text: str) -> str:
     """The text with each run of blanks and line ends as one blank."""
     return " ".join(text.split())
+
+
+def _at_revision(base: NodeBaseModel) -> str:
+    at = "" if base.lora_map_revision is None else f"@{base.lora_map_revision}"
+    return f"{base.name}{at}"
 
 
 def _error(adapter: Adapter) -> Document | None:

@@ -21,6 +21,7 @@ from adapter_sync.reconciler.plan import (
     StatusChange,
     cleanup,
     plan,
+    residencies,
     served_of,
     status_changes,
 )
@@ -47,16 +48,20 @@ class BaseModelReconciler:
         self,
         base_model: str,
         *,
+        node_id: str,
         registry: Registry,
         blobs: BlobStore,
         folder: CompanionFolder,
         control: TritonControl,
     ) -> None:
         self._base_model = base_model
+        self._node_id = node_id
         self._registry = registry
         self._blobs = blobs
         self._folder = folder
         self._control = control
+        self.engine: EngineStatus | None = None
+        """What the companion told last; None when it told nothing."""
 
     def run_pass(self) -> PassResult:
         """Do what is to be done now.
@@ -72,6 +77,7 @@ class BaseModelReconciler:
             folders=self._folder.adapter_folders(),
             engine=self._look(),
         )
+        self.engine = None if isinstance(current.engine, Silence) else current.engine
         todo = plan(served, current)
         failed = [change for each in todo.install if (change := self._install(each)) is not None]
         if failed:
@@ -93,10 +99,15 @@ class BaseModelReconciler:
         changed: bool,
     ) -> PassResult:
         """Tell the registry what the engine says, and clear away what nothing uses."""
+        self.engine = None if isinstance(engine, Silence) else engine
         if isinstance(engine, Silence):
+            # Whatever runs there has nothing in its memory that could answer.
+            self._registry.note_residencies(self._node_id, self._base_model, {})
             waiting = bool(desired)
             return PassResult(changed=changed, waiting=waiting)
         recorded = self._record(status_changes(served, engine))
+        held = residencies(desired, engine)
+        self._registry.note_residencies(self._node_id, self._base_model, held)
         current = Current(
             lora_map=self._folder.lora_map(),
             folders=self._folder.adapter_folders(),

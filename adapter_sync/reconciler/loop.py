@@ -6,8 +6,9 @@ One thread per base model, so that one whose Triton hangs holds up no other.
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -16,7 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapter_sync.base_models import base_model_folders, read_base_model
 from adapter_sync.blobs import BlobStore
 from adapter_sync.companion_folder import CompanionFolder
+from adapter_sync.engine_status import EngineStatus
 from adapter_sync.errors import ConfigurationError, LoraServerError
+from adapter_sync.node import ThisNode
 from adapter_sync.reconciler.apply import BaseModelReconciler
 from adapter_sync.record import BaseModel
 from adapter_sync.registry import Registry
@@ -37,12 +40,14 @@ STOP_PATIENCE_S = 5.0
 class _Worker:
     """The thread of one base model, and how to end it."""
 
+    reconciler: BaseModelReconciler
     thread: threading.Thread
     stopping: threading.Event
 
 
 def run_reconcilers(
     *,
+    node: ThisNode,
     registry: Registry,
     blobs: BlobStore,
     repository: Path,
@@ -51,20 +56,29 @@ def run_reconcilers(
     control: TritonControl,
     stopping: threading.Event,
 ) -> None:
-    """Find the base models and keep those with adapters reconciled until `stopping` is set."""
+    """Find the base models and keep those with adapters reconciled until `stopping` is set.
+
+    The node is announced with every look at the base models, which is its heartbeat.
+    """
 
     def start(name: str) -> _Worker:
         folder = CompanionFolder(repository=repository, base_model=name, staging=staging)
         folder.remove_leftovers()
         reconciler = BaseModelReconciler(
-            name, registry=registry, blobs=blobs, folder=folder, control=control
+            name,
+            node_id=node.id,
+            registry=registry,
+            blobs=blobs,
+            folder=folder,
+            control=control,
         )
         return _start_worker(name, reconciler, registry)
 
     workers: dict[str, _Worker] = {}
     while not stopping.is_set():
         try:
-            base_models = _register_base_models(registry, repository, models_dir)
+            base_models = _register_base_models(registry, repository, models_dir, node.id)
+            registry.announce_node(node.announcement(base_models, _engines(workers)))
         except Exception:
             log.exception("base_models.look_failed")
         else:
@@ -74,6 +88,11 @@ def run_reconcilers(
                     workers[base.name] = start(base.name)
         stopping.wait(RESYNC_PERIOD_S)
     _stop_all(workers)
+
+
+def _engines(workers: Mapping[str, _Worker]) -> dict[str, EngineStatus]:
+    engines = {name: worker.reconciler.engine for name, worker in workers.items()}
+    return {name: engine for name, engine in engines.items() if engine is not None}
 
 
 def _start_worker(name: str, reconciler: BaseModelReconciler, registry: Registry) -> _Worker:
@@ -86,7 +105,7 @@ def _start_worker(name: str, reconciler: BaseModelReconciler, registry: Registry
         daemon=True,
     )
     thread.start()
-    return _Worker(thread=thread, stopping=stopping)
+    return _Worker(reconciler=reconciler, thread=thread, stopping=stopping)
 
 
 def _stop_unneeded(
@@ -113,8 +132,9 @@ def _stop_all(workers: dict[str, _Worker]) -> None:
 
 
 def _register_base_models(
-    registry: Registry, repository: Path, models_dir: Path
+    registry: Registry, repository: Path, models_dir: Path, node_id: str
 ) -> list[BaseModel]:
+    """Those of this repository; one that is in none any more leaves the registry."""
     base_models = []
     for folder in base_model_folders(repository):
         try:
@@ -125,10 +145,18 @@ def _register_base_models(
             continue
         base_models.append(base)
     for known in registry.base_models():
-        if not (repository / known.name).is_dir():
+        is_here = (repository / known.name).is_dir()
+        if not is_here and known.name not in _elsewhere(registry, node_id):
             registry.remove_base_model(known.name)
             log.info("base_model.removed", base_model=known.name)
     return base_models
+
+
+def _elsewhere(registry: Registry, node_id: str) -> set[str]:
+    """The base models that other nodes tell of, lost ones left out."""
+    now = datetime.now(UTC)
+    others = [each for each in registry.nodes() if each.id != node_id and not each.is_lost(now)]
+    return {base.name for node in others for base in node.base_models}
 
 
 def _reconcile(

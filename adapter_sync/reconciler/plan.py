@@ -10,6 +10,7 @@ from adapter_sync.record import (
     AdapterStatus,
     Content,
     DesiredAdapter,
+    Residency,
     adapter_id_of,
     lora_name_of,
 )
@@ -133,6 +134,20 @@ def status_changes(served: Sequence[Served], engine: EngineStatus) -> tuple[Stat
     """What in the registry is not as the engine tells."""
     found = (_status_change(each, engine.adapters.get(each.lora_name)) for each in served)
     return tuple(change for change in found if change is not None)
+
+
+def residencies(desired: Sequence[DesiredAdapter], engine: EngineStatus) -> dict[str, Residency]:
+    """Where in the engine each adapter's serving content is, by the adapter's id."""
+    serving = (
+        (adapter.id, lora_name_of(adapter.id, adapter.serving.digest))
+        for adapter in desired
+        if adapter.serving is not None
+    )
+    return {
+        adapter_id: Residency(told.residency)
+        for adapter_id, lora_name in serving
+        if (told := engine.adapters.get(lora_name)) is not None
+    }
 
 
 def cleanup(desired: Sequence[DesiredAdapter], current: Current) -> Cleanup:

@@ -1,18 +1,21 @@
 """How an adapter with its newest and serving revisions becomes rows, and comes back from one."""
 
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, false, func, select
+from sqlalchemy import Row, and_, bindparam, false, func, select
 
 from adapter_sync.record import (
+    LOST_AFTER,
     UPLOADED,
     Adapter,
     AdapterStatus,
     Content,
     DesiredAdapter,
+    Residency,
     Revision,
 )
-from adapter_sync.registry.tables import adapters, revisions
+from adapter_sync.registry.tables import UtcDateTime, adapters, nodes, residencies, revisions
 
 _SERVING = "serving_"
 _serving = revisions.alias("serving")
@@ -30,6 +33,23 @@ _is_serving = and_(
     _serving.c.number == adapters.c.serving_revision,
 )
 
+
+def _alive_since() -> datetime:
+    return datetime.now(UTC) - LOST_AFTER
+
+
+# The best of the nodes that are there: "gpu" comes after "cpu" in the alphabet.
+_best_residency = (
+    select(func.max(residencies.c.residency))
+    .join(nodes, nodes.c.id == residencies.c.node_id)
+    .where(
+        residencies.c.adapter_id == adapters.c.id,
+        nodes.c.heartbeat_at >= bindparam("alive_since", callable_=_alive_since, type_=UtcDateTime),
+    )
+    .correlate(adapters)
+    .scalar_subquery()
+)
+
 SELECT_ADAPTERS = (
     select(
         adapters,
@@ -39,6 +59,7 @@ SELECT_ADAPTERS = (
             for column in _serving.c
             if column.name not in _NOT_CONTENT
         ),
+        _best_residency.label("best_residency"),
     )
     .join(revisions, _is_newest)
     .outerjoin(_serving, _is_serving)
@@ -111,6 +132,9 @@ def adapter_of(row: Row[tuple[object, ...]]) -> Adapter:
         updated_at=row.updated_at,
         serving=None if row.serving_number is None else revision_of(row, _SERVING),
         last_used_at=row.last_used_at,
+        residency=None
+        if row.serving_number is None
+        else Residency(row.best_residency or Residency.DISK),
     )
 
 

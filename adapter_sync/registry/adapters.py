@@ -1,6 +1,6 @@
 """Adapters and their revisions, inside a transaction of the caller.
 
-The writing functions count on Database.changing: what they read stays true until they commit.
+The writing functions count on Database.writing: what they read stays true until they commit.
 """
 
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ def put_adapter(
         take_fetch(connection, fetched_id)
     check_adapter_name(name)
     require_live(connection, tenant)
-    require_base_model_for_adapters(connection, base_model)
+    require_base_model_for_adapters(connection, base_model, tenant.id)
     known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
     require_match(overwrite.if_match, known)
     delete_failed_fetch(connection, tenant_id=tenant.id, base_model=base_model, name=name)

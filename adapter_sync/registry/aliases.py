@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, inser
 from adapter_sync.errors import AliasLimitError, AliasNameTakenError, AliasNotFoundError
 from adapter_sync.record import Alias, AliasTarget, check_alias_name
 from adapter_sync.registry.base_models import is_base_model
-from adapter_sync.registry.tables import aliases, tenants
+from adapter_sync.registry.tables import aliases
 
 MAX_ALIASES = 100
 """For each tenant."""
@@ -22,9 +22,8 @@ def upsert_alias(
     Raises InvalidNameError, AliasNameTakenError, AliasLimitError.
     """
     check_alias_name(name)
-    if is_base_model(connection, name):
+    if is_base_model(connection, name, tenant_id):
         raise AliasNameTakenError(alias=name)
-    _lock_tenant(connection, tenant_id)
     row = connection.execute(select(aliases).where(_has_name(tenant_id, name))).first()
     now = datetime.now(UTC)
     if row is None:
@@ -62,11 +61,6 @@ def delete_alias(connection: Connection, *, tenant_id: str, name: str) -> None:
     deleted = connection.execute(delete(aliases).where(_has_name(tenant_id, name)))
     if deleted.rowcount == 0:
         raise AliasNotFoundError(alias=name)
-
-
-def _lock_tenant(connection: Connection, tenant_id: str) -> None:
-    """One writer at a time for each tenant; SQLite, which has only one at all, skips it."""
-    connection.execute(select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update())
 
 
 def _require_room(connection: Connection, tenant_id: str) -> None:

@@ -4,24 +4,41 @@ Knows no table but the change counter.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Self
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, Self
 
 from sqlalchemy import Connection, Engine, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from adapter_sync.errors import ConfigurationError
 from adapter_sync.registry.migrations import upgrade
-from adapter_sync.registry.sqlite import schema_lock, sqlite_engine, sqlite_file, writing
+from adapter_sync.registry.postgresql import PostgresqlBackend
+from adapter_sync.registry.sqlite import SqliteBackend
 from adapter_sync.registry.tables import change_counter
+
+
+class Backend(Protocol):
+    """A kind of database: one engine, with the options of a reading and of a writing transaction.
+
+    Writing transactions follow one another: each holds the database's write lock from its
+    beginning. `place` names the database without its password.
+    """
+
+    place: str
+    engine: Engine
+    reading: Engine
+    writing: Engine
+
+    def schema_lock(self) -> AbstractContextManager[None]:
+        """Held around the transaction that makes or upgrades the schema. Raises OSError."""
 
 
 class Database:
     """A pool of connections, safe to use from many threads."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._writing_engine = writing(engine)
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -29,46 +46,65 @@ class Database:
 
         Raises ConfigurationError when it can't be opened.
         """
-        file = sqlite_file(url)
-        engine = sqlite_engine(file)
-        database = cls(engine)
+        backend = _backend(url)
+        database = cls(backend)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with schema_lock(file), database.writing() as connection:
+            with backend.schema_lock(), database.writing() as connection:
                 upgrade(connection)
         except (DatabaseError, OSError) as error:
-            engine.dispose()
+            database.close()
             reason = error.orig if isinstance(error, DatabaseError) else error
-            raise ConfigurationError(f"The registry {file} can't be opened: {reason}") from error
+            raise ConfigurationError(
+                f"The registry {backend.place} can't be opened: {reason}"
+            ) from error
         except ConfigurationError:
-            engine.dispose()
+            database.close()
             raise
         return database
 
     def close(self) -> None:
         """Close every connection."""
-        self._engine.dispose()
+        self._backend.engine.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A consistent view."""
-        with self._engine.connect() as connection:
+        with self._backend.reading.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that commits at the end, unless an error leaves it."""
-        with self._writing_engine.begin() as connection:
+        """A transaction that commits at the end, unless an error leaves it.
+
+        One at a time on every database: what it reads stays true until it commits, and the audit's
+        numbers grow in the order of the commits.
+        """
+        with self._backend.writing.begin() as connection:
             yield connection
 
     @contextmanager
     def changing(self) -> Iterator[Connection]:
         """A write that may change adapters or base models; it counts as a change.
 
-        Counting comes first, because it also locks: the counter's row lets one change at a time
-        through on every database, so what a change reads stays true until it commits. One that
-        finds nothing to change rolls back and so isn't counted.
+        One that finds nothing to change rolls back and so isn't counted.
         """
         with self.writing() as connection:
             connection.execute(update(change_counter).values(value=change_counter.c.value + 1))
             yield connection
+
+
+def _backend(url: str) -> Backend:
+    """Raises ConfigurationError for a URL of no database that is known here."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError(f"The registry's URL can't be read: {error}") from error
+    match parsed.get_backend_name():
+        case "sqlite":
+            return SqliteBackend(parsed)
+        case "postgresql":
+            return PostgresqlBackend(parsed)
+    raise ConfigurationError(
+        "The registry's URL has to be postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or "
+        f"sqlite:///FILE; it is {parsed.render_as_string(hide_password=True)}."
+    )

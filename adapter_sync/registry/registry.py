@@ -3,13 +3,13 @@
 Each method is one transaction. Any thread of any process may call any of them at any time.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Self
 
 from sqlalchemy import Connection, select
 
-from adapter_sync.errors import AdapterNotFoundError, TenantHasAdaptersError
+from adapter_sync.errors import AdapterNotFoundError, OwnBaseModelError, TenantHasAdaptersError
 from adapter_sync.fetches import Fetch, FetchStage, PinnedRepo
 from adapter_sync.record import (
     CREATE_ONLY,
@@ -25,8 +25,10 @@ from adapter_sync.record import (
     DesiredAdapter,
     IssuedKey,
     KeptRevision,
+    Node,
     Overwrite,
     Page,
+    Residency,
     Revision,
     Tenant,
     UsageBatch,
@@ -62,6 +64,7 @@ from adapter_sync.registry.api_keys import (
 from adapter_sync.registry.audit import insert_entry, select_entries
 from adapter_sync.registry.base_models import (
     delete_base_model,
+    replace_reservation,
     require_base_model_for_adapters,
     select_base_model,
     select_base_model_for_adapters,
@@ -84,6 +87,12 @@ from adapter_sync.registry.fetches import (
     set_progress,
 )
 from adapter_sync.registry.listing import AdapterQuery, select_adapter_page
+from adapter_sync.registry.nodes import (
+    change_residencies,
+    select_nodes,
+    select_residencies,
+    upsert_node,
+)
 from adapter_sync.registry.revisions import (
     earlier_revision,
     insert_revision,
@@ -265,19 +274,45 @@ class Registry:
         with self._database.reading() as connection:
             return select_base_model(connection, name)
 
-    def base_model_for_adapters(self, name: str) -> BaseModel:
-        """The base model, to put an adapter on.
+    def base_model_for_adapters(self, name: str, tenant: Tenant) -> BaseModel:
+        """The base model, for the tenant to put an adapter on.
 
-        Raises BaseModelNotFoundError, AdaptersNotSupportedError.
+        Raises BaseModelNotFoundError, also when it is reserved to others, and
+        AdaptersNotSupportedError.
         """
         with self._database.reading() as connection:
-            return select_base_model_for_adapters(connection, name)
+            return select_base_model_for_adapters(connection, name, tenant.id)
 
     def remove_base_model(self, name: str) -> None:
         """Remove it where it is there; its adapters stay."""
         with self._database.changing() as connection:
             if not delete_base_model(connection, name):
                 connection.rollback()
+
+    def reserve_base_model(self, name: str, tenant_names: Collection[str]) -> BaseModel:
+        """The base model, from now on for these tenants alone, whoever it was for before.
+
+        For the others it is as if there were none. Raises BaseModelNotFoundError,
+        TenantNotFoundError, and OwnBaseModelError when a tenant's tier allows none.
+        """
+        with self._database.changing() as connection:
+            before = select_base_model(connection, name).reserved_for or frozenset()
+            tenants = [select_tenant(connection, each) for each in sorted(set(tenant_names))]
+            for tenant in tenants:
+                if not self.tiers.of(tenant).own_base_models:
+                    raise OwnBaseModelError(tenant=tenant.name, tier=tenant.tier)
+            replace_reservation(connection, name, [tenant.id for tenant in tenants])
+            now = frozenset(tenant.id for tenant in tenants)
+            self._audit_reservation(connection, name, before, now)
+            return select_base_model(connection, name)
+
+    def release_base_model(self, name: str) -> BaseModel:
+        """The base model, for all tenants from now on. Raises BaseModelNotFoundError."""
+        with self._database.changing() as connection:
+            before = select_base_model(connection, name).reserved_for or frozenset()
+            replace_reservation(connection, name, [])
+            self._audit_reservation(connection, name, before, frozenset())
+            return select_base_model(connection, name)
 
     def create_adapter(
         self,
@@ -314,14 +349,14 @@ class Registry:
             self._audit_adapter(connection, action, adapter)
             return adapter
 
-    def check_new_adapter(self, name: str, base_model: str) -> None:
+    def check_new_adapter(self, tenant: Tenant, name: str, base_model: str) -> None:
         """What can be told before the hub is asked.
 
         Raises InvalidNameError, BaseModelNotFoundError, AdaptersNotSupportedError.
         """
         check_adapter_name(name)
         with self._database.reading() as connection:
-            require_base_model_for_adapters(connection, base_model)
+            require_base_model_for_adapters(connection, base_model, tenant.id)
 
     def create_fetch(
         self,
@@ -342,7 +377,7 @@ class Registry:
         check_adapter_name(name)
         with self._database.changing() as connection:
             require_live(connection, tenant)
-            require_base_model_for_adapters(connection, base_model)
+            require_base_model_for_adapters(connection, base_model, tenant.id)
             known = find_adapter(connection, tenant_id=tenant.id, base_model=base_model, name=name)
             if known is None:
                 require_room(connection, tenant, self.tiers.of(tenant))
@@ -544,6 +579,35 @@ class Registry:
                 connection.rollback()
             return changed
 
+    def announce_node(self, node: Node) -> None:
+        """Add the node, or put it in place of what it announced before."""
+        with self._database.writing() as connection:
+            upsert_node(connection, node)
+
+    def nodes(self) -> list[Node]:
+        """Every node, sorted by host, also those that are lost since not too long."""
+        with self._database.reading() as connection:
+            return select_nodes(connection)
+
+    def note_residencies(
+        self, node_id: str, base_model: str, held: Mapping[str, Residency]
+    ) -> None:
+        """Where an announced node has a base model's adapters, by id; the others on its disk.
+
+        Writes what differs. Not for two callers at once with the same node and base model.
+        """
+        with self._database.reading() as connection:
+            known = select_residencies(connection, node_id=node_id, base_model=base_model)
+        changes = {
+            adapter_id: residency
+            for adapter_id in known.keys() | held.keys()
+            if (residency := held.get(adapter_id, Residency.DISK))
+            is not known.get(adapter_id, Residency.DISK)
+        }
+        if changes:
+            with self._database.writing() as connection:
+                change_residencies(connection, node_id, changes)
+
     def forget_adapter(self, adapter_id: str) -> list[str]:
         """Remove a deleting adapter; the blobs (SHA-256) that no revision uses any more, sorted.
 
@@ -629,6 +693,14 @@ class Registry:
     def _revoke(self, connection: Connection, key: ApiKey) -> None:
         if revoke(connection, key):
             self._audit(connection, "key.revoked", key.tenant_id, key.id, name=key.name)
+
+    def _audit_reservation(
+        self, connection: Connection, name: str, before: frozenset[str], now: frozenset[str]
+    ) -> None:
+        """An entry for each tenant that it is now, or is no more, reserved to."""
+        for tenant_id in sorted(before ^ now):
+            verb = "reserved" if tenant_id in now else "released"
+            self._audit(connection, f"base_model.{verb}", tenant_id, tenant_id, base_model=name)
 
     def _audit_fetch(self, connection: Connection, action: str, fetch: Fetch) -> None:
         self._audit(

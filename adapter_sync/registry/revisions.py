@@ -1,6 +1,6 @@
 """An adapter's revisions after its first, inside a transaction of the caller.
 
-The writing functions count on Database.changing: what they read stays true until they commit.
+The writing functions count on Database.writing: what they read stays true until they commit.
 """
 
 from collections.abc import Sequence

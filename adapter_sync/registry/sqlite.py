@@ -7,8 +7,7 @@ from pathlib import Path
 from sqlite3 import Connection as DriverConnection
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
 from adapter_sync.errors import ConfigurationError
 
@@ -18,18 +17,26 @@ CONNECTIONS = 40
 _WRITES = "registry_writes"
 
 
-def sqlite_file(url: str) -> Path:
-    """The database's file. Raises ConfigurationError for a URL that names none."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError(f"The registry's URL can't be read: {error}") from error
-    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-        raise ConfigurationError(
-            f"The registry's URL has to be sqlite:///FILE; it is "
-            f"{parsed.render_as_string(hide_password=True)}."
-        )
-    return Path(str(parsed.database))
+class SqliteBackend:
+    """A registry in one file, made where there is none."""
+
+    def __init__(self, url: URL) -> None:
+        """Raise ConfigurationError for a URL that names no file."""
+        if url.database in (None, "", ":memory:"):
+            raise ConfigurationError(
+                f"The registry's URL has to name a file, sqlite:///FILE; it is {url}."
+            )
+        self._file = Path(str(url.database))
+        self.place = str(self._file)
+        self.engine = self.reading = sqlite_engine(self._file)
+        self.writing = writing(self.engine)
+
+    @contextmanager
+    def schema_lock(self) -> Iterator[None]:
+        """Held while the schema is upgraded. Raises OSError."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with schema_lock(self._file):
+            yield
 
 
 def sqlite_engine(file: Path) -> Engine:

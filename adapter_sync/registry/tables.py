@@ -94,6 +94,15 @@ base_models = Table(
     Column("takes_adapters", Boolean, nullable=False, server_default=true()),
 )
 
+# A base model without any is for all tenants. It is no foreign key: a reservation outlives the
+# removal of its base model, and what comes back under the name is as reserved as before.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("base_model", Text, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), primary_key=True),
+)
+
 # base_model is no foreign key: an adapter outlives the removal of its base model.
 adapters = Table(
     "adapters",
@@ -223,4 +232,26 @@ usage_writers = Table(
     Column("id", String(32), primary_key=True),
     Column("last_batch", BigInteger, nullable=False),
     Column("written_at", UtcDateTime, nullable=False, index=True),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("triton", Text, nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("base_models", JSON, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("heartbeat_at", UtcDateTime, nullable=False),
+)
+
+# Only what is nearer than the disk has a row: as many as the engines' memory holds, not one for
+# each adapter and node.
+residencies = Table(
+    "residencies",
+    metadata,
+    Column("adapter_id", ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), primary_key=True),
+    Column("residency", String(8), nullable=False),
 )

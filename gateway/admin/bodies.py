@@ -23,6 +23,12 @@ class TenantChange(JsonBody):
     tier: str
 
 
+class Reservation(JsonBody):
+    """PUT /admin/v1/base-models/{name}/reservation: the tenants' names."""
+
+    tenants: Annotated[list[str], Field(min_length=1, max_length=100)]
+
+
 class NewKey(JsonBody):
     """POST /admin/v1/tenants/{name}/keys; `expires_at` in Unix seconds."""
 

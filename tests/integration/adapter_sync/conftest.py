@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from adapter_sync.blobs import FolderBlobStore
+from adapter_sync.node import ThisNode
 from adapter_sync.record import BaseModel
 from adapter_sync.registry import Registry
 from tests.integration.adapter_sync.in_memory_triton import InMemoryTriton
@@ -25,7 +26,10 @@ def node(tmp_path: Path) -> Iterator[Node]:
                 tensor_shapes={"model.layers.0.mlp.up_proj.weight": (8, 4)},
             )
         )
+        this = ThisNode.load(tmp_path / "data", "127.0.0.1:8000")
+        registry.announce_node(this.announcement([], {}))
         yield Node(
+            this=this,
             registry=registry,
             tenant=registry.create_tenant("acme", "dedicated"),
             blobs=FolderBlobStore(tmp_path / "data" / "blobs"),

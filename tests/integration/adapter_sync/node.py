@@ -14,6 +14,7 @@ from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.companion_folder import CompanionFolder
 from adapter_sync.intake import Intake
 from adapter_sync.lora_map import companion_name, read_lora_map
+from adapter_sync.node import ThisNode
 from adapter_sync.reconciler.apply import BaseModelReconciler
 from adapter_sync.record import Adapter, AdapterStatus, Overwrite, Revision, Tenant
 from adapter_sync.registry import Registry
@@ -37,6 +38,7 @@ class Node:
     repository: Path
     staging: Path
     triton: InMemoryTriton
+    this: ThisNode
     names: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -55,6 +57,7 @@ class Node:
         folder.remove_leftovers()
         return BaseModelReconciler(
             BASE_MODEL,
+            node_id=self.this.id,
             registry=registry or self.registry,
             blobs=self.blobs,
             folder=folder,

@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from adapter_sync.engine_status import EngineAdapter
 from adapter_sync.errors import AdapterNotFoundError, TransientError, TritonRefusedError
 from adapter_sync.lora_map import LORA_MAP_FILE, companion_name, read_lora_map
-from adapter_sync.record import Adapter, AdapterStatus
+from adapter_sync.record import Adapter, AdapterStatus, Residency
 from adapter_sync.registry import Registry
 from tests.integration.adapter_sync.node import BASE_MODEL, Node
 
@@ -433,3 +434,29 @@ def test_each_base_models_adapters_stay_its_own(node: Node) -> None:
     node.settle(node.start())
     assert foreign.lora_name not in node.triton.engine
     assert node.status(foreign) is AdapterStatus.LOADING
+
+
+def test_where_the_engine_has_an_adapter_is_in_the_registry(node: Node) -> None:
+    reconciler = node.start()
+    adapters = [node.upload() for _ in range(3)]
+    residencies = [Residency.GPU, Residency.CPU, Residency.DISK]
+    node.settle(reconciler)
+
+    def found() -> list[Residency | None]:
+        return [node.registry.adapter(node.tenant.id, each.id).residency for each in adapters]
+
+    def move(*to: Residency) -> None:
+        for adapter, residency in zip(adapters, to, strict=True):
+            told = EngineAdapter(state="loaded", reason=None, residency=residency.value)
+            node.triton.engine[adapter.lora_name] = told
+        node.settle(reconciler)
+
+    assert found() == [Residency.DISK] * 3
+    move(*residencies)
+    assert found() == residencies
+    move(*reversed(residencies))
+    assert found() == residencies[::-1]
+    node.triton.is_up = False
+    reconciler.run_pass()
+    assert found() == [Residency.DISK] * 3
+    assert reconciler.engine is None

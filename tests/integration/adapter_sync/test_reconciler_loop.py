@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -71,6 +74,7 @@ def running(
     thread = threading.Thread(
         target=run_reconcilers,
         kwargs={
+            "node": node.this,
             "registry": registry or node.registry,
             "blobs": node.blobs,
             "repository": node.repository,
@@ -270,3 +274,43 @@ def test_what_a_killed_process_left_in_staging_is_cleared(node: Node, tritons: T
     with running(node, tritons):
         wait_for(node.companion.is_dir)
         wait_for(lambda: not node.staged_files())
+
+
+def test_the_node_tells_its_base_models_and_the_map_that_its_engine_has(node: Node) -> None:
+    write_base_model(node, BASE_MODEL)
+    adapter = node.upload()
+    began = datetime.now(UTC)
+
+    def told() -> int | None:
+        [found] = node.registry.nodes()
+        return found.base_models[0].lora_map_revision if found.base_models else None
+
+    with running(node, node.triton):
+        wait_for(lambda: node.status(adapter) is AdapterStatus.READY)
+        wait_for(lambda: told() == 1)
+    [found] = node.registry.nodes()
+    assert (found.id, found.host) == (node.this.id, socket.gethostname())
+    assert found.heartbeat_at > began
+    [base] = found.base_models
+    assert (base.name, base.max_model_len, base.max_lora_rank) == (BASE_MODEL, 64, 8)
+
+
+def test_a_base_model_that_another_node_serves_stays_until_that_is_lost(node: Node) -> None:
+    write_base_model(node, BASE_MODEL)
+    elsewhere = replace(node.registry.base_model(BASE_MODEL), name="elsewhere")
+    node.registry.put_base_model(elsewhere)
+    other = replace(node.this, id="nod_0").announcement([elsewhere], {})
+    node.registry.announce_node(other)
+    began = datetime.now(UTC)
+
+    def names() -> list[str]:
+        return [base.name for base in node.registry.base_models()]
+
+    def heartbeats() -> list[datetime]:
+        return [each.heartbeat_at for each in node.registry.nodes() if each.id == node.this.id]
+
+    with running(node, node.triton):
+        wait_for(lambda: max(heartbeats()) > began)
+        assert names() == ["elsewhere", BASE_MODEL]
+        node.registry.announce_node(replace(other, heartbeat_at=began - timedelta(minutes=1)))
+        wait_for(lambda: names() == [BASE_MODEL])

@@ -155,6 +155,7 @@ def running_gateway(
     *,
     admin_key: str | None = ADMIN_KEY,
     tiers_file: Path | None = None,
+    registry_url: str | None = None,
 ) -> Iterator[Gateway]:
     """The gateway on a free port, stopped at the end as SIGTERM would."""
     settings = Settings(
@@ -163,6 +164,7 @@ def running_gateway(
         triton_grpc_port=triton_port,
         lora_admin_key=None if admin_key is None else SecretStr(admin_key),
         lora_tiers_file=tiers_file,
+        lora_registry_url=None if registry_url is None else SecretStr(registry_url),
     )
     config = uvicorn.Config(
         create_app(settings, limits), port=0, lifespan="on", timeout_graceful_shutdown=1

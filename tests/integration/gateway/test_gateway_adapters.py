@@ -55,6 +55,7 @@ def test_an_upload_answers_with_the_adapter(client: Client) -> None:
         "lora_alpha": 8,
         "target_modules": ["q_proj"],
         "last_used_at": None,
+        "residency": None,
         "warnings": [],
     }
     assert client.http.get(f"/v1/adapters/{adapter['id']}").json()["id"] == adapter["id"]

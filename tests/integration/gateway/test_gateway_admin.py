@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from adapter_sync.record import AdapterStatus
+from adapter_sync.node import ThisNode
+from adapter_sync.record import AdapterStatus, Residency
 from tests.integration.gateway.running import (
     ADMIN_KEY,
     BASE_MODEL,
@@ -350,3 +352,56 @@ def test_without_an_admin_key_there_is_no_admin_api(triton_port: int, tmp_path: 
             ]
             assert {_error(answer) for answer in answers} == {(404, "unknown_url", None)}
             assert client.http.get("/v1/models").status_code == 200
+
+
+def test_nodes_are_listed_with_what_they_serve_and_whether_they_are_lost(
+    admin: httpx.Client, gateway: Gateway, tmp_path: Path
+) -> None:
+    node = ThisNode.load(tmp_path, "127.0.0.1:8000").announcement([base_model(BASE_MODEL)], {})
+    silent = replace(
+        node, id="nod_0", base_models=(), heartbeat_at=node.heartbeat_at - timedelta(seconds=31)
+    )
+    for each in (node, silent):
+        gateway.registry.announce_node(each)
+    listed = admin.get("/nodes").json()
+    assert listed["object"] == "list"
+    found = {each["id"]: each for each in listed["data"]}
+    assert {each["id"]: each["status"] for each in listed["data"]} == {
+        node.id: "up",
+        silent.id: "lost",
+    }
+    assert found[node.id]["base_models"] == [
+        {
+            "name": BASE_MODEL,
+            "max_model_len": node.base_models[0].max_model_len,
+            "max_lora_rank": node.base_models[0].max_lora_rank,
+            "max_loras": None,
+            "lora_map_revision": None,
+        }
+    ]
+    assert found[node.id]["heartbeat_at"] == int(node.heartbeat_at.timestamp())
+    assert found[node.id].keys() - {"base_models", "heartbeat_at"} == {
+        "id",
+        "object",
+        "status",
+        "host",
+        "triton",
+        "version",
+        "started_at",
+    }
+
+
+def test_an_adapter_s_residency_is_that_of_the_nodes(
+    client: Client, gateway: Gateway, tmp_path: Path
+) -> None:
+    adapter = client.upload_as("resident", AdapterStatus.READY)
+    node = ThisNode.load(tmp_path, "127.0.0.1:8000").announcement([], {})
+    gateway.registry.announce_node(node)
+
+    def residency() -> str | None:
+        shown: str | None = client.http.get(f"/v1/adapters/{adapter.id}").json()["residency"]
+        return shown
+
+    assert residency() == "disk"
+    gateway.registry.note_residencies(node.id, BASE_MODEL, {adapter.id: Residency.GPU})
+    assert residency() == "gpu"

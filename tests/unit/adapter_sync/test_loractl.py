@@ -19,9 +19,11 @@ from safetensors.numpy import save_file
 
 import adapter_sync
 from adapter_sync.blobs import FolderBlobStore
+from adapter_sync.engine_status import EngineStatus
 from adapter_sync.errors import AdapterTooLargeError, InvalidApiKeyError
 from adapter_sync.loractl import main
 from adapter_sync.loractl.upload import stage
+from adapter_sync.node import ThisNode
 from adapter_sync.record import AdapterStatus, BaseModel
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
@@ -638,3 +640,34 @@ def test_it_runs_as_a_module_and_prints_nothing_but_its_document(
     )
     assert answer.stderr == ""
     assert json.loads(answer.stdout)["id"] == registry.adapters(registry.tenant(acme).id)[0].id
+
+
+def test_nodes_are_listed_with_the_maps_that_their_engines_have(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = EngineStatus(companion_revision=7, revision=7, adapters={}, max_loras=4)
+    node = ThisNode.load(tmp_path, "127.0.0.1:8000")
+    registry.announce_node(node.announcement(registry.base_models(), {"tiny": engine}))
+    assert main(["node", "list"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["ID", "STATUS", "HOST"]
+    assert line.split()[:4] == [node.id, "up", node.host, "127.0.0.1:8000"]
+    assert line.endswith("tiny@7")
+    assert main(["node", "list", "--json"]) == 0
+    [shown] = json.loads(capsys.readouterr().out)["data"]
+    assert (shown["id"], shown["status"]) == (node.id, "up")
+    assert shown["base_models"][0]["max_loras"] == 4
+
+
+def test_a_base_model_is_reserved_and_released(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owners = [registry.create_tenant(name, "dedicated") for name in ("big", "corp")]
+    words = ["base-model", "reserve", "tiny", "--tenant", "corp", "--tenant", "big"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "The base model tiny is reserved to big, corp.\n"
+    assert registry.base_model("tiny").reserved_for == frozenset(each.id for each in owners)
+    assert registry.audit(limit=1).items[0].actor == "loractl"
+    assert main(["base-model", "release", "tiny", "--json"]) == 0
+    assert document(capsys)["reserved_for"] is None
+    assert registry.base_model("tiny").reserved_for is None

@@ -115,6 +115,16 @@ def test_everything_that_is_kept_lies_below_the_data_folder(home: Path) -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_the_registry_may_be_elsewhere_and_its_password_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = "postgresql+psycopg://lora:hidden@db/registry"
+    monkeypatch.setenv("LORA_REGISTRY_URL", url)
+    assert Settings().registry_url == url
+    assert "hidden" not in repr(Settings())
+
+
+@pytest.mark.usefixtures("home")
 def test_sockets_lie_below_the_data_folder_if_their_address_is_short_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

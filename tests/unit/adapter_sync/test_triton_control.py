@@ -22,8 +22,8 @@ COMPANION = "tiny-adapters"
 BASE = {
     "revision": 4,
     "adapters": {
-        "adp_1@00": {"state": "loaded", "reason": None},
-        "adp_2@00": {"state": "failed", "reason": "rank 128"},
+        "adp_1@00": {"state": "loaded", "reason": None, "residency": "gpu"},
+        "adp_2@00": {"state": "failed", "reason": "rank 128", "residency": "disk"},
     },
     "alive": True,
     "in_flight": 3,
@@ -136,7 +136,7 @@ def test_the_status_is_what_the_companion_tells(triton: Triton) -> None:
     assert found is not None
     assert (found.companion_revision, found.revision) == (5, 4)
     assert found.adapters == {
-        "adp_1@00": EngineAdapter(state="loaded", reason=None),
+        "adp_1@00": EngineAdapter(state="loaded", reason=None, residency="gpu"),
         "adp_2@00": EngineAdapter(state="failed", reason="rank 128"),
     }
     assert (found.pids, found.in_flight) == ((11, 12), 3)

@@ -72,10 +72,18 @@ class Served:
         await self.table.apply(LoraMap(revision=revision, adapters=entries), self.folder)
 
     def states(self) -> dict[str, AdapterState]:
-        return {name: state for name, (state, _) in self.table.status().adapters.items()}
+        return {name: each.state for name, each in self.table.status().adapters.items()}
 
     def reason(self, name: str) -> str | None:
-        return self.table.status().adapters[name][1]
+        return self.table.status().adapters[name].reason
+
+    def residencies(self) -> dict[str, str]:
+        return {name: str(each.residency) for name, each in self.table.status().adapters.items()}
+
+    def look(self, slots: int) -> None:
+        """What the engine's owner does now and then: ask, and tell the table."""
+        self.table.begin_looking()
+        self.table.note_held(list(self.engine.loaded)[-slots:], list(self.engine.loaded))
 
     def consistent(self) -> bool:
         """Whether requests can only name what the engine has."""
@@ -446,3 +454,77 @@ async def test_a_request_cancelled_while_its_adapter_is_added_leaves_it_to_the_n
     await served.apply(2)
     assert served.states() == {}
     assert served.engine.names() == []
+
+
+async def test_the_table_knows_what_is_in_a_slot_in_the_cache_and_only_on_disk(
+    served: Served,
+) -> None:
+    await served.apply(1, "a", "b", "c")
+    assert served.residencies() == {"a": "gpu", "b": "gpu", "c": "gpu"}
+    assert served.table.may_have_moved()
+    del served.engine.loaded[1]
+    served.look(1)
+    assert served.residencies() == {"a": "disk", "b": "cpu", "c": "gpu"}
+    assert not served.table.may_have_moved()
+
+
+async def test_an_adapter_that_the_engine_evicted_is_added_again_before_its_next_request(
+    served: Served,
+) -> None:
+    await served.apply(1, "a", "b")
+    del served.engine.loaded[1]
+    served.look(1)
+    assert served.states() == {"a": ON_DISK, "b": LOADED}
+    assert list(served.lora_requests) == ["b"]
+    async with served.table.lease("a"):
+        assert served.engine.reads == ["a", "b", "a"]
+        assert served.consistent()
+    assert served.residencies()["a"] == "gpu"
+
+
+async def test_an_adapter_evicted_under_a_request_stays_the_requests(served: Served) -> None:
+    await served.apply(1, "a")
+    async with served.table.lease("a"):
+        served.engine.loaded.clear()
+        served.look(1)
+        assert served.states() == {"a": LOADED}
+        assert "a" in served.lora_requests
+
+
+async def test_the_engine_is_asked_only_when_an_adapter_may_have_moved(served: Served) -> None:
+    await served.apply(1, "a", "b")
+    served.look(1)
+    assert served.residencies() == {"a": "cpu", "b": "gpu"}
+    async with served.table.lease("b"):
+        assert not served.table.may_have_moved()
+    assert not served.table.may_have_moved()
+    async with served.table.lease("a"):
+        served.look(1)
+        assert served.table.may_have_moved()
+    served.look(2)
+    assert not served.table.may_have_moved()
+    await served.apply(2, "b")
+    assert served.table.may_have_moved()
+
+
+async def test_an_answer_from_before_an_adapter_was_added_does_not_count_for_it(
+    served: Served,
+) -> None:
+    await served.apply(1, "a")
+    served.table.begin_looking()
+    await served.apply(2, "a", "b")
+    served.table.note_held([1], [1])
+    assert served.residencies() == {"a": "gpu", "b": "gpu"}
+    assert served.states() == {"a": LOADED, "b": LOADED}
+    assert served.table.may_have_moved()
+
+
+async def test_what_the_engine_keeps_of_a_removed_adapter_is_counted(served: Served) -> None:
+    await served.apply(1, "a", "b")
+    served.engine.cannot_remove = True
+    await served.apply(2, "b")
+    served.look(2)
+    assert (served.residencies(), served.table.status().held) == ({"b": "gpu"}, 2)
+    served.engine.loaded.pop(1)
+    served.look(2)
+    assert served.table.status().held == 1

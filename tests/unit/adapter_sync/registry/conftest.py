@@ -1,4 +1,7 @@
-"""A registry on a real SQLite file, and what it takes to fill it."""
+"""A registry on a real SQLite file and on a real PostgreSQL server, and what it takes to fill it.
+
+A test that asks for the file itself runs on SQLite alone.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -6,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, create_engine
 
 from adapter_sync.record import BaseModel, Revision, Tenant
 from adapter_sync.registry import Registry
@@ -15,14 +19,33 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "registry_url" in metafunc.fixturenames:
+        asks_for_the_file = "registry_file" in metafunc.fixturenames
+        databases = ["sqlite"] if asks_for_the_file else ["sqlite", "postgresql"]
+        metafunc.parametrize("database", databases)
+
+
 @pytest.fixture
 def registry_file(tmp_path: Path) -> Path:
     return tmp_path / "data" / "registry.db"
 
 
 @pytest.fixture
-def registry_url(registry_file: Path) -> str:
-    return f"sqlite:///{registry_file}"
+def registry_url(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if database == "postgresql":
+        url: str = request.getfixturevalue("postgresql_url")
+        return url
+    return f"sqlite:///{tmp_path / 'data' / 'registry.db'}"
+
+
+@pytest.fixture
+def connection(registry_url: str) -> Iterator[Connection]:
+    """The database itself, each statement a transaction of its own."""
+    engine = create_engine(registry_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as opened:
+        yield opened
+    engine.dispose()
 
 
 @pytest.fixture

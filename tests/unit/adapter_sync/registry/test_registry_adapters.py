@@ -1,5 +1,4 @@
 import re
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -7,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
 from adapter_sync.errors import (
     AdapterExistsError,
@@ -68,18 +69,17 @@ def test_a_name_is_taken_once_for_each_tenant_and_base_model(
 
 
 def test_the_database_itself_refuses_a_second_live_adapter_of_a_name(
-    registry: Registry, registry_file: Path, acme: Tenant, make_revision: MakeRevision
+    registry: Registry, connection: Connection, acme: Tenant, make_revision: MakeRevision
 ) -> None:
     adapter = add(registry, acme, "finance", make_revision())
     copy = (
         "INSERT INTO adapters (id, status, tenant_id, base_model, name, revision_number, "
-        "created_at, updated_at) SELECT ?, ?, tenant_id, base_model, name, revision_number, "
-        "created_at, updated_at FROM adapters"
+        "created_at, updated_at) SELECT 'adp_copy', :status, tenant_id, base_model, name, "
+        "revision_number, created_at, updated_at FROM adapters"
     )
-    with closing(sqlite3.connect(registry_file)) as connection:
-        with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
-            connection.execute(copy, ("adp_copy", "ready"))
-        connection.execute(copy, ("adp_copy", "deleting"))
+    with pytest.raises(IntegrityError, match=r"(?i)unique"):
+        connection.execute(text(copy), {"status": "ready"})
+    connection.execute(text(copy), {"status": "deleting"})
     assert registry.adapters() == [adapter]
 
 
@@ -265,3 +265,8 @@ def test_a_closed_and_lost_database_is_said_by_ping(
     registry_file.unlink()
     with pytest.raises(Exception, match="no such table"):
         registry.change_counter()
+
+
+def test_an_id_that_no_database_can_hold_is_not_found(registry: Registry, acme: Tenant) -> None:
+    with pytest.raises(AdapterNotFoundError):
+        registry.adapter(acme.id, "adp_\0")

@@ -7,8 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import pytest
+
 import adapter_sync
-from adapter_sync.errors import AdapterExistsError, AdapterLimitError, TenantExistsError
+from adapter_sync.errors import (
+    AdapterExistsError,
+    AdapterLimitError,
+    InvalidApiKeyError,
+    TenantExistsError,
+    TenantNotFoundError,
+)
 from adapter_sync.record import Revision, Tenant
 from adapter_sync.registry import Registry
 
@@ -165,3 +173,41 @@ def test_keys_made_at_the_same_time_are_all_made(registry: Registry, acme: Tenan
         keys = [key for made in threads.map(create, range(8)) for key in made]
     assert len(set(keys)) == 80
     assert all(registry.caller(key).tenant == acme for key in keys)
+
+
+def test_the_audit_s_numbers_grow_in_the_order_of_the_changes(
+    registry: Registry, registry_url: str, acme: Tenant
+) -> None:
+    names = [[f"p{process}-{number}" for number in range(6)] for process in range(3)]
+    run_creators(registry_url, names)
+    entries = registry.audit().items[::-1]
+    assert [entry.id for entry in entries] == list(range(1, len(entries) + 1))
+    assert [entry.at for entry in entries] == sorted(entry.at for entry in entries)
+    made = [entry.details["model"] for entry in entries if entry.action == "adapter.created"]
+    adapters = sorted(registry.adapters(acme.id), key=lambda each: each.created_at)
+    assert made == [each.requested_model for each in adapters]
+
+
+def test_of_a_tenant_that_is_deleted_no_key_stays_valid_however_they_meet(
+    registry: Registry,
+) -> None:
+    for number in range(5):
+        name = f"short-lived-{number}"
+        registry.create_tenant(name, "shared")
+        barrier = Barrier(5)
+
+        def issue(_: int, name: str = name, barrier: Barrier = barrier) -> str | None:
+            barrier.wait()
+            try:
+                return registry.create_key(name)
+            except TenantNotFoundError:
+                return None
+
+        with ThreadPoolExecutor(4) as threads:
+            keys = threads.map(issue, range(4))
+            barrier.wait()
+            registry.delete_tenant(name)
+            made = [key for key in keys if key is not None]
+        for key in made:
+            with pytest.raises(InvalidApiKeyError):
+                registry.caller(key)

@@ -1,13 +1,13 @@
 """The life of keys and tenants: ends, last use, tiers, deletion."""
 
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DatabaseError
 
 from adapter_sync.errors import (
     InvalidApiKeyError,
@@ -298,22 +298,20 @@ def test_the_audit_comes_in_pages(registry: Registry) -> None:
     ["UPDATE audit SET actor = 'nobody'", "DELETE FROM audit", "DELETE FROM audit WHERE id = 1"],
 )
 def test_the_database_itself_refuses_to_change_the_audit(
-    registry: Registry, registry_file: Path, statement: str
+    registry: Registry, connection: Connection, statement: str
 ) -> None:
     registry.create_tenant("acme", "shared")
-    with closing(sqlite3.connect(registry_file)) as connection:
-        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-            connection.execute(statement)
-        assert connection.execute("SELECT actor FROM audit").fetchall() == [("system",)]
+    with pytest.raises(DatabaseError, match="append-only"):
+        connection.execute(text(statement))
+    assert [entry.actor for entry in registry.audit().items] == ["system"]
 
 
-def test_no_secret_is_in_the_audit(registry: Registry, registry_file: Path) -> None:
+def test_no_secret_is_in_the_audit(registry: Registry, connection: Connection) -> None:
     registry.create_tenant("acme", "shared")
     issued = registry.issue_key("acme")
     registry.revoke_key(issued.key.id)
-    with closing(sqlite3.connect(registry_file)) as connection:
-        written = repr(connection.execute("SELECT * FROM audit").fetchall())
-        [stored] = connection.execute("SELECT key_sha256 FROM api_keys").fetchone()
+    written = repr(connection.execute(text("SELECT * FROM audit")).fetchall())
+    stored = str(connection.scalar(text("SELECT key_sha256 FROM api_keys")))
     assert issued.key.id in written
     assert issued.text.split("-", 2)[2] not in written
     assert stored not in written

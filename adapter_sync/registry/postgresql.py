@@ -1,0 +1,81 @@
+"""All that is special to PostgreSQL: how its engine is opened, and its transactions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL
+
+# Of each process, and few: a server takes 100 connections unless told otherwise.
+CONNECTIONS = 10
+CONNECT_TIMEOUT_S = 10
+LOCK_TIMEOUT_S = 30
+IDLE_TIMEOUT_S = 60
+"""A process that is stopped in mid-transaction must not hold up the others for ever."""
+WRITE_LOCK = 0x4C6F5241
+"""The advisory lock's number in the registry's database: "LoRA"."""
+_WRITES = "registry_writes"
+_SESSION = {
+    "lock_timeout": LOCK_TIMEOUT_S,
+    "idle_in_transaction_session_timeout": IDLE_TIMEOUT_S,
+}
+
+
+class PostgresqlBackend:
+    """A registry in a database of its own on a PostgreSQL server, through psycopg."""
+
+    def __init__(self, url: URL) -> None:
+        self.place = url.render_as_string(hide_password=True)
+        self.engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "options": " ".join(f"-c {name}={s}s" for name, s in _SESSION.items()),
+            },
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            # The server may have been started anew since the connection was used last.
+            pool_pre_ping=True,
+        )
+        event.listen(self.engine, "begin", _begin)
+        event.listen(self.engine, "before_cursor_execute", _without_nul, retval=True)
+        self.reading: Engine = self.engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self.writing: Engine = self.engine.execution_options(**{_WRITES: True})
+
+    @contextmanager
+    def schema_lock(self) -> Iterator[None]:
+        """Nothing more than a writing transaction: its lock and its DDL are the server's."""
+        yield
+
+
+def _begin(connection: Connection) -> None:
+    """One write at a time, as on SQLite: what a write reads stays true until it commits.
+
+    Each statement after the lock sees what was committed before it (READ COMMITTED).
+    """
+    if connection.get_execution_options().get(_WRITES, False):
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITE_LOCK})
+
+
+def _without_nul(
+    connection: Connection,  # noqa: ARG001 - SQLAlchemy looks at the names
+    cursor: Any,  # noqa: ARG001
+    statement: str,
+    parameters: Any,
+    context: Any,  # noqa: ARG001
+    executemany: bool,  # noqa: ARG001, FBT001
+) -> tuple[str, Any]:
+    """PostgreSQL's text can't hold NUL, which a client may put into an id: no row has it."""
+    if isinstance(parameters, dict):
+        return statement, _mended(parameters)
+    return statement, [_mended(each) for each in parameters] if parameters else parameters
+
+
+def _mended(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.replace("\0", "\ufffd") if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }
