@@ -11,7 +11,9 @@ from adapter_sync.record import adapter_id_of
 from adapter_sync.secret_key import cache_salt
 from gateway.auth import CurrentTenant
 from gateway.body import read_body
+from gateway.chat_document import CHAT_COMPLETION
 from gateway.chat_request import parse_chat_request
+from gateway.openapi import described
 from gateway.relay import Relay
 from gateway.resolve import Target, resolve
 from gateway.services import CurrentServices
@@ -19,6 +21,7 @@ from gateway.triton import EngineRequest
 from gateway.usage_recorder import Meter
 
 
+@described(CHAT_COMPLETION)
 async def create_chat_completion(
     request: Request, tenant: CurrentTenant, services: CurrentServices
 ) -> Response:

@@ -39,6 +39,17 @@ def gateway(triton_port: int, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield gateway
 
 
+@pytest.fixture(autouse=True)
+def _answers_as_documented(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every answer of the shared gateway, in every test here, is one that its document has."""
+    yield
+    if "gateway" in request.fixturenames:
+        gateway: Gateway = request.getfixturevalue("gateway")
+        departures = list(gateway.conforming.departures)
+        gateway.conforming.departures.clear()
+        assert departures == []
+
+
 @pytest.fixture
 def client(gateway: Gateway) -> Iterator[Client]:
     with client_of(gateway) as client:
