@@ -30,7 +30,8 @@ _Found = tuple[Adapter | None, Fetch | None]
         "connection open meanwhile.",
         answers={
             200: Answer(
-                content={"text/event-stream": {"type": "string"}}, description="The events."
+                content={"text/event-stream": {"description": "Server-sent events."}},
+                description="Events.",
             )
         },
         errors=(AdapterNotFoundError,),

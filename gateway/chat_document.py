@@ -135,7 +135,7 @@ CHAT_COMPLETION = Operation(
     ),
     answers={
         200: Answer(
-            content={"application/json": _ANSWER, "text/event-stream": {"type": "string"}},
+            content={"application/json": _ANSWER, "text/event-stream": {"description": "Chunks."}},
             description="The answer, in one piece or as events.",
             headers=RATE_LIMIT_HEADERS,
         )

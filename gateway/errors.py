@@ -31,10 +31,12 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from adapter_sync import errors
+from gateway.allowed_methods import allowed_methods
 
 NO_RETRY = MappingProxyType({"x-should-retry": "false"})
 RETRY_SOON = MappingProxyType({"retry-after": "1"})
 CLIENT_CLOSED_REQUEST = 499
+_METHOD_NOT_ALLOWED = 405
 _SERVER_ERROR = 500
 _UNEXPECTED = "The server had an error while processing your request. Please try again."
 _UNAVAILABLE = "The model server can't answer right now. Please try again shortly."
@@ -318,6 +320,9 @@ async def handle_error(request: Request, error: Exception) -> Response:
     request.state.error = error
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    if isinstance(error, HTTPException) and error.status_code == _METHOD_NOT_ALLOWED:
+        allowed = allowed_methods(request.app.routes, request.scope)
+        error = HTTPException(error.status_code, error.detail, {"allow": allowed})
     answer = answer_for(error, method=request.method, path=request.scope["path"])
     request.state.log_fields["error_code"] = answer.code
     return answer.response()

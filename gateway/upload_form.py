@@ -36,8 +36,7 @@ FORM_SCHEMA: Mapping[str, Any] = MappingProxyType(
                 "description": "adapter_model.safetensors, or a zip of it and its config.",
             },
             "config": {
-                "type": "string",
-                "format": "binary",
+                "type": "object",
                 "description": "adapter_config.json; without it rank and modules are the tensors'.",
             },
             "lora_alpha": {

@@ -3,8 +3,10 @@
 import uuid
 from collections.abc import Iterator
 
+import huggingface_hub.constants
 import pytest
 
+from tests.hub_server import Hub, running_hub
 from tests.integration.gateway.running import (
     BASE_MODEL,
     FAST_LIMITS,
@@ -60,6 +62,16 @@ def client(gateway: Gateway) -> Iterator[Client]:
 def other_client(gateway: Gateway) -> Iterator[Client]:
     with client_of(gateway) as client:
         yield client
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with running_hub() as hub:
+        # What HF_ENDPOINT does when the library is imported.
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield hub
 
 
 @pytest.fixture

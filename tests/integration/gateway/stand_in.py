@@ -63,7 +63,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         message = next(requests)
         request = json.loads(message.raw_input_contents[0][4:])
         cancelled = threading.Event()
-        prompt = request["body"]["messages"][-1]["content"]
+        prompt = str(request["body"]["messages"][-1].get("content"))
         self.attempts[prompt] += 1
         exchange = Exchange(
             base_model=message.model_name,
@@ -77,7 +77,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         context.add_callback(cancelled.set)
         self.exchanges[prompt] = exchange
         self._arrived[prompt].set()
-        yield from SCRIPTS[prompt.partition("#")[0]](exchange)
+        yield from SCRIPTS.get(prompt.partition("#")[0], _hello)(exchange)
 
 
 def response(

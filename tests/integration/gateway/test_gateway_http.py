@@ -75,6 +75,11 @@ def test_what_is_not_there_is_told_in_the_envelope(
     assert ("allow" in answer.headers) == (status == 405)
 
 
+def test_a_path_tells_all_of_its_methods(client: Client) -> None:
+    answer = client.http.request("PATCH", "/v1/aliases/mine")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, PUT")
+
+
 @pytest.mark.parametrize(("sent", "kept"), [("my.id-1", True), ("not valid!", False)])
 @pytest.mark.parametrize("path", ["/health/live", "/v1/models", "/v1/nothing"])
 def test_every_answer_has_a_request_id(client: Client, path: str, sent: str, *, kept: bool) -> None:
