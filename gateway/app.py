@@ -34,6 +34,7 @@ from gateway.inference.submit import route_of
 from gateway.key_uses import KeyUses
 from gateway.limits import Limits
 from gateway.models import list_models, show_model
+from gateway.openapi.document import OpenApiDocument
 from gateway.rate_limited import RateLimited
 from gateway.rate_limits import RateLimits
 from gateway.request_id import RequestId
@@ -81,7 +82,8 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
         redirect_slashes=False,
         exception_handlers=dict.fromkeys(_ANSWERED_ERRORS, handle_error),
     )
-    for method, path, endpoint in _ROUTES:
+    document = OpenApiDocument(app.routes)
+    for method, path, endpoint in (*_ROUTES, ("GET", "/openapi.json", document.show_openapi)):
         app.add_api_route(path, endpoint, methods=[method])
     # Without a key there is nothing below /admin to find.
     for method, path, endpoint in ADMIN_ROUTES if settings.lora_admin_key else ():
