@@ -258,6 +258,7 @@ class DesiredAdapter:
     """What reconciling needs of an adapter: there may be ten thousand to look at in each pass."""
 
     id: str
+    name: str
     status: AdapterStatus
     newest: Content
     serving: Content | None

@@ -14,11 +14,15 @@ from typing import Any, Protocol
 
 from adapter_sync.engine_status import EngineAdapter, EngineStatus
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
+from adapter_sync.lora_map import STATUS_QUERY
 
 LOAD_DEADLINE_S = 120.0
 STATUS_DEADLINE_S = 30.0
 POLL_DEADLINE_S = 60.0
 POLL_PERIOD_S = 0.1
+_QUESTION = json.dumps(
+    {"inputs": [{"name": "query", "datatype": "BYTES", "shape": [1], "data": [STATUS_QUERY]}]}
+).encode()
 
 
 class TritonControl(Protocol):
@@ -106,7 +110,7 @@ def _status(url: str, companion: str, deadline_s: float) -> EngineStatus | None:
     status, _ = _call(url, "GET", f"{model}/ready", deadline_s=deadline_s)
     if status != HTTPStatus.OK:
         return None
-    answer = _checked(_call(url, "POST", f"{model}/infer", b'{"inputs":[]}', deadline_s=deadline_s))
+    answer = _checked(_call(url, "POST", f"{model}/infer", _QUESTION, deadline_s=deadline_s))
     try:
         (output,) = json.loads(answer)["outputs"]
         return _engine_status(json.loads(output["data"][0]))

@@ -9,7 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -75,9 +75,18 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             attempt=self.attempts[prompt],
         )
         context.add_callback(cancelled.set)
+        threading.Thread(target=_await_cancel, args=(requests, cancelled), daemon=True).start()
         self.exchanges[prompt] = exchange
         self._arrived[prompt].set()
         yield from SCRIPTS.get(prompt.partition("#")[0], _hello)(exchange)
+
+
+def _await_cancel(requests: Iterator[Any], cancelled: threading.Event) -> None:
+    """The gateway's word on the same stream that an answer is wanted no more."""
+    with suppress(grpc.RpcError):
+        for message in requests:
+            assert [each.name for each in message.inputs] == ["cancel"]
+            cancelled.set()
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
@@ -186,7 +195,8 @@ def _lingers(exchange: Exchange) -> Iterator[Response]:
         if message.infer_response.parameters["triton_final_response"].bool_param:
             time.sleep(0.03)
         yield message
-    if not exchange.cancelled.wait(0.03):
+    time.sleep(0.03)
+    if exchange.context.is_active():
         exchange.ended_here.set()
 
 

@@ -62,6 +62,7 @@ base-models = {{ values = ["{base_model}"] }}
 [parameters]
 "body.base_model" = {{ dictionary = "base-models", probability = 0.8 }}
 "body.model" = {{ dictionary = "base-models", probability = 0.8 }}
+x-request-timeout = 20
 "body.tier" = {{ dictionary = "tiers", probability = 0.8 }}
 [dictionaries.tiers]
 values = ["shared"]
@@ -70,9 +71,6 @@ TENANTS = """
 [auth.wfc]
 path = "{folder}/auth.json"
 peers = ["one", "other"]
-
-[parameters]
-x-request-timeout = 20
 
 # What no schema can say: whether a repo, a revision or the last page's last id exists, whether a
 # file is an adapter, how many days lie between two dates, whether a target is there twice.
