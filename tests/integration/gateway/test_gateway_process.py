@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -208,6 +209,19 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
         )
     assert ended.returncode != 0
     assert "address already in use" in ended.stdout
+
+
+def test_an_idle_connection_outlives_the_clients_patience(tmp_path: Path, triton_port: int) -> None:
+    with _running(tmp_path, triton_port) as (url, _):
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=10)
+        with closing(connection):
+            for idle_s in (0, 5.5):
+                time.sleep(idle_s)
+                # On the same socket: it would raise if that had been closed.
+                connection.request("GET", "/health/live")
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == 200
 
 
 WIDE = 970_000
