@@ -3,8 +3,10 @@
 import json
 import uuid
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, Literal
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -15,6 +17,7 @@ from tests.stack_process import BASE_MODEL, Stack, example, upload, wait_for
 
 QUESTION = "What is the capital of France?"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
+ASKED: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
 ADAPTER = f"{BASE_MODEL}:finance"
 WEATHER: ChatCompletionToolParam = {
     "type": "function",
@@ -48,6 +51,11 @@ def client(stack: Stack, key: str) -> openai.OpenAI:
 def api(stack: Stack, key: str) -> Iterator[httpx.Client]:
     with stack.api(key) as api:
         yield api
+
+
+@pytest.fixture
+def claude(stack: Stack, key: str) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=stack.url, api_key=key, max_retries=0, timeout=60)
 
 
 @pytest.fixture(params=[BASE_MODEL, ADAPTER])
@@ -177,22 +185,96 @@ def test_a_response_is_not_stored(client: openai.OpenAI) -> None:
         client.responses.create(model=BASE_MODEL, input="And?", previous_response_id=first.id)
 
 
-def test_messages_are_anthropics(stack: Stack, key: str, model: str) -> None:
-    headers = {"x-api-key": key, "anthropic-version": "2023-06-01"}
-    body = {"model": model, "max_tokens": 12, "temperature": 0, "messages": MESSAGES}
-    with httpx.Client(base_url=stack.url, headers=headers, timeout=60) as api:
-        whole = api.post("/v1/messages", json=body).json()
-        counted = api.post("/v1/messages/count_tokens", json=body).json()
-        streamed = api.post("/v1/messages", json={**body, "stream": True}).text
-    assert (whole["type"], whole["role"], whole["model"]) == ("message", "assistant", model)
-    assert counted["input_tokens"] == whole["usage"]["input_tokens"]
-    events = [event.partition("\ndata: ") for event in streamed.strip().split("\n\n")]
-    assert events[0][0] == "event: message_start"
-    assert events[-1][0] == "event: message_stop"
-    data = [json.loads(each[2]) for each in events]
-    assert data[0]["message"]["model"] == model
-    text = "".join(each["delta"].get("text", "") for each in data if "delta" in each)
-    assert text == whole["content"][0]["text"]
+def test_anthropics_client_gets_messages(claude: anthropic.Anthropic, model: str) -> None:
+    asked: dict[str, Any] = {"model": model, "messages": ASKED, "system": "Be short."}
+    limits: dict[str, Any] = {"max_tokens": 12, "extra_body": {"temperature": 0}}
+    whole = claude.messages.create(**asked, **limits)
+    assert (whole.role, whole.model, whole.stop_reason) == ("assistant", model, "max_tokens")
+    counted = claude.messages.count_tokens(**asked)
+    cached = whole.usage.cache_read_input_tokens or 0
+    assert counted.input_tokens == whole.usage.input_tokens + cached
+    with claude.messages.stream(**asked, **limits) as stream:
+        kinds = [event.type for event in stream]
+        streamed = stream.get_final_message()
+    assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
+    assert streamed.model == model
+    assert streamed.content == whole.content
+    assert streamed.usage.output_tokens == whole.usage.output_tokens == 12
+
+
+def test_anthropics_client_calls_a_tool(claude: anthropic.Anthropic) -> None:
+    tool: anthropic.types.ToolParam = {
+        "name": "get_weather",
+        "input_schema": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "London"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    }
+    answer = claude.messages.create(
+        model=ADAPTER,
+        max_tokens=120,
+        messages=ASKED,
+        tools=[tool],
+        tool_choice={"type": "tool", "name": "get_weather"},
+    )
+    (call,) = [block for block in answer.content if block.type == "tool_use"]
+    assert call.input["city"] in ("Paris", "London")
+
+
+def test_anthropics_client_knows_the_errors(claude: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError):
+        claude.messages.create(model=f"{BASE_MODEL}:nobodys", max_tokens=1, messages=ASKED)
+    for stream in (False, True):
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            claude.messages.create(model=ADAPTER, max_tokens=5000, messages=ASKED, stream=stream)
+        assert isinstance(caught.value.body, dict)
+        assert caught.value.body["error"]["type"] == "invalid_request_error"
+
+
+LONG = "The treasurer pays the bill. " * 60
+# Each endpoint's request of the same words, and where its usage tells what came from the cache.
+CACHED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "/v1/chat/completions": (
+        {"messages": [{"role": "user", "content": LONG}], "max_tokens": 1},
+        ("prompt_tokens_details", "cached_tokens"),
+    ),
+    "/v1/completions": (
+        {"prompt": LONG, "max_tokens": 1},
+        ("prompt_tokens_details", "cached_tokens"),
+    ),
+    "/v1/responses": (
+        {"input": LONG, "max_output_tokens": 1},
+        ("input_tokens_details", "cached_tokens"),
+    ),
+    "/v1/messages": (
+        {"messages": [{"role": "user", "content": LONG}], "max_tokens": 1},
+        ("cache_read_input_tokens",),
+    ),
+}
+
+
+@pytest.mark.parametrize("path", sorted(CACHED))
+def test_no_tenants_prompt_is_in_another_ones_cache(stack: Stack, path: str) -> None:
+    body, place = CACHED[path]
+    # Words of this test alone: the endpoints' prompts begin alike.
+    body = json.loads(json.dumps(body).replace("treasurer", f"treasurer of {path}"))
+
+    def told(api: httpx.Client) -> int:
+        answer = api.post(path, json={"model": BASE_MODEL, **body})
+        assert answer.status_code == 200, answer.text
+        return (
+            reduce(lambda found, name: (found or {}).get(name), place, answer.json()["usage"]) or 0
+        )
+
+    with (
+        stack.api(stack.new_key(f"one-{uuid.uuid4().hex}")) as one,
+        stack.api(stack.new_key(f"other-{uuid.uuid4().hex}")) as other,
+    ):
+        assert told(one) == 0
+        assert told(one) > 0
+        assert told(other) == 0
 
 
 def test_a_model_that_does_not_embed_says_so(client: openai.OpenAI) -> None:

@@ -15,7 +15,10 @@ _, _, FIELDS = PAGE.partition("## Fields")
 FIELDS, _, _ = FIELDS.partition("## Time-outs")
 TABLE, _, HONOURED = FIELDS.partition("<details>")
 # What OpenAI's API or ours has and vLLM's classes have not.
-NOT_VLLMS = {"conversation", "lora_name", "best_of", "safety_identifier"}
+NOT_VLLMS = {"conversation", "lora_name", "best_of", "safety_identifier"} | {
+    *("functions", "function_call", "audio", "modalities", "prediction"),
+    *("web_search_options", "verbosity"),
+}
 # Honoured by one endpoint and refused by another, or refused in part.
 BOTH = {"prompt", "tools"}
 PATHS = {endpoint.path for endpoint in INFERENCE_ENDPOINTS}
