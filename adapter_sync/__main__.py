@@ -59,9 +59,8 @@ def run(control: str) -> int:
     if lock is None:
         print("adapter_sync: another one runs on this data folder", file=sys.stderr)
         return 1
-    polls = control == "poll"
+    kind = PollControl if control == "poll" else ExplicitControl
     url = f"{settings.triton_host}:{settings.triton_http_port}"
-    grpc_url = f"{settings.triton_host}:{settings.triton_grpc_port}"
     blobs = FolderBlobStore(settings.blobs_folder)
     try:
         registry = Registry.open(settings.registry_url, tiers)
@@ -91,8 +90,8 @@ def run(control: str) -> int:
                 staging=settings.staging_folder,
                 models=settings.lora_models_dir.resolve(),
             ),
-            control=PollControl(url) if polls else ExplicitControl(url),
-            loader=None if polls else BaseModelLoader(GrpcRepository(grpc_url)),
+            control=kind(url, headers=settings.triton_headers),
+            loader=None if control == "poll" else BaseModelLoader(GrpcRepository.of(settings)),
             stopping=stopping,
         )
         fetching.join()

@@ -4,7 +4,8 @@ adapter_sync writes it, the engine reads it. Imports nothing of the project and 
 the standard library: Triton's Python backend imports it too.
 
     {"revision": 42, "adapters": [
-        {"lora_name": "adp_…@0123456789abcdef", "folder": "adp_…@0123456789abcdef", "rank": 8}]}
+        {"lora_name": "adp_…@0123456789abcdef", "name": "finance",
+         "folder": "adp_…@0123456789abcdef", "rank": 8}]}
 """
 
 import json
@@ -14,6 +15,8 @@ from pathlib import Path
 
 LORA_MAP_FILE = "lora_map.json"
 COMPANION_SUFFIX = "-adapters"
+STATUS_QUERY = "status"
+"""What a companion is asked by adapter_sync, which knows the adapters itself."""
 
 
 class LoraMapError(ValueError):
@@ -27,6 +30,8 @@ class LoraMapEntry:
     lora_name: str
     folder: str
     rank: int
+    name: str = ""
+    """The adapter's own name; empty in maps that were written before it was kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +54,14 @@ def dump_lora_map(lora_map: LoraMap) -> str:
     """The file's text, a line for each adapter, the same for equal maps."""
     # Not by json's own indent, which takes its slow way: there may be ten thousand.
     adapters = ",\n".join(
-        json.dumps({"lora_name": entry.lora_name, "folder": entry.folder, "rank": entry.rank})
+        json.dumps(
+            {
+                "lora_name": entry.lora_name,
+                "name": entry.name,
+                "folder": entry.folder,
+                "rank": entry.rank,
+            }
+        )
         for entry in _sorted(lora_map.adapters)
     )
     return f'{{"revision": {lora_map.revision}, "adapters": [\n{adapters}\n]}}\n'
@@ -95,11 +107,14 @@ def read_lora_map_text(folder: Path) -> str:
 
 def _parse_entry(adapter: Mapping[str, object]) -> LoraMapEntry:
     lora_name, folder, rank = adapter["lora_name"], adapter["folder"], adapter["rank"]
+    name = adapter.get("name", "")
     if not isinstance(lora_name, str) or not isinstance(folder, str) or type(rank) is not int:
+        raise LoraMapError(f"not a lora map: an entry is {adapter!r}")
+    if not isinstance(name, str):
         raise LoraMapError(f"not a lora map: an entry is {adapter!r}")
     if folder in ("", ".", "..") or "/" in folder or "\0" in folder:
         raise LoraMapError(f"not a lora map: the folder {folder!r} leads out of the companion's")
-    return LoraMapEntry(lora_name=lora_name, folder=folder, rank=rank)
+    return LoraMapEntry(lora_name=lora_name, folder=folder, rank=rank, name=name)
 
 
 def _sorted(entries: Sequence[LoraMapEntry]) -> tuple[LoraMapEntry, ...]:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from adapter_sync.errors import InvalidNameError
 
-ADAPTER_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", re.IGNORECASE | re.ASCII)
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 TENANT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 NAME_RULE = "use 1 to 64 letters, digits, '.', '_' and '-', with a letter or digit at both ends."
 TENANT_RULE = "use 1 to 64 lower-case letters, digits and '-', with no '-' at either end."
@@ -258,6 +258,7 @@ class DesiredAdapter:
     """What reconciling needs of an adapter: there may be ten thousand to look at in each pass."""
 
     id: str
+    name: str
     status: AdapterStatus
     newest: Content
     serving: Content | None

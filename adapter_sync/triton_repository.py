@@ -8,12 +8,13 @@ https://github.com/triton-inference-server/server/issues/8635
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
+from adapter_sync.settings import Settings
 
 ANSWER_DEADLINE_S = 10.0
 LOAD_DEADLINE_S = 2 * 3600.0
@@ -54,16 +55,23 @@ class TritonRepository(Protocol):
 class GrpcRepository:
     """TritonRepository of a running Triton. Thread-safe."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, metadata: Mapping[str, str]) -> None:
+        self._metadata = tuple(metadata.items())
         # Triton is near: a proxy of the environment is for elsewhere.
         options = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 2_000))
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(
             grpc.insecure_channel(address, options=options)
         )
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """That of the installation's Triton."""
+        address = f"{settings.triton_host}:{settings.triton_grpc_port}"
+        return cls(address, settings.triton_metadata)
+
     def states(self) -> Mapping[str, ModelState]:
         """RepositoryIndex."""
-        answer = _asked(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest())
+        answer = self._asked(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest())
         return MappingProxyType(
             {each.name: ModelState(state=each.state, reason=each.reason) for each in answer.models}
         )
@@ -71,24 +79,23 @@ class GrpcRepository:
     def is_ready(self, model: str) -> bool:
         """ModelReady."""
         request = service_pb2.ModelReadyRequest(name=model)
-        return bool(_asked(self._stub.ModelReady, request).ready)
+        return bool(self._asked(self._stub.ModelReady, request).ready)
 
     def load(self, model: str) -> None:
         """RepositoryModelLoad."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        _asked(self._stub.RepositoryModelLoad, request, within_s=LOAD_DEADLINE_S)
+        self._asked(self._stub.RepositoryModelLoad, request, within_s=LOAD_DEADLINE_S)
 
     def unload(self, model: str) -> None:
         """RepositoryModelUnload."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
-        _asked(self._stub.RepositoryModelUnload, request)
+        self._asked(self._stub.RepositoryModelUnload, request)
 
-
-def _asked(method: Any, request: Any, *, within_s: float = ANSWER_DEADLINE_S) -> Any:
-    try:
-        return method(request, timeout=within_s)
-    except grpc.RpcError as error:
-        words = error.details()
-        if error.code() in _UNAVAILABLE:
-            raise TritonUnavailableError(f"Triton does not answer: {words}") from error
-        raise TritonRefusedError(words) from error
+    def _asked(self, method: Any, request: Any, *, within_s: float = ANSWER_DEADLINE_S) -> Any:
+        try:
+            return method(request, timeout=within_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            words = error.details()
+            if error.code() in _UNAVAILABLE:
+                raise TritonUnavailableError(f"Triton does not answer: {words}") from error
+            raise TritonRefusedError(words) from error

@@ -186,6 +186,23 @@ class AdapterTable(Generic[Request]):
                 self._started = True
             return self.status()
 
+    def named(self, name: str) -> str:
+        """The lora_name that a client means: itself, or an adapter's id for what serves of it.
+
+        Raises UnknownAdapterError, which tells of no other adapter.
+        """
+        if name in self._adapters:
+            return name
+        served = [
+            each.lora_name
+            for each in self._adapters.values()
+            if each.lora_name.startswith(f"{name}@") and not each.is_draining()
+        ]
+        if not served:
+            raise UnknownAdapterError(f"There is no adapter '{name}'.")
+        # The newest is the one that was registered last.
+        return served[-1]
+
     @asynccontextmanager
     async def lease(self, lora_name: str) -> AsyncIterator[None]:
         """Hold an adapter in the engine for one request.

@@ -9,13 +9,14 @@ import logging
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -24,7 +25,11 @@ from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, 
 from engine.adapter_table import AdapterTable, UnknownAdapterError
 from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
 from engine.handover import HandoverServer
+from engine.native_answer import NativeAnswer
+from engine.native_generation import SAMPLING_TYPES, generate_text
+from engine.native_request import NativeRequestError, Tensors, parse_native_request
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
+from engine.responses import Failure
 from engine.token_usage import TokenUsage
 from engine.worker_extension import HELD_ADAPTERS
 
@@ -46,6 +51,16 @@ class Responder(Protocol):
 
     def finish(self) -> None:
         """Say that nothing more will come."""
+
+
+class NativeResponder(Protocol):
+    """Where a direct client's response goes."""
+
+    def send(self, tensors: Tensors, *, final: bool) -> None:
+        """Send one response; nothing may come after the final one."""
+
+    def fail(self, failure: Failure, message: str) -> None:
+        """Send the final response, which is an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +146,55 @@ class BaseEngine:
         finally:
             self._in_flight -= 1
             responder.finish()
+
+    async def answer_native(
+        self, tensors: Tensors, parameters: str, responder: NativeResponder
+    ) -> None:
+        """Answer a direct client's request, in the tensors of NVIDIA's vLLM backend.
+
+        Raises nothing but CancelledError, whatever the request is.
+        """
+        self._in_flight += 1
+        try:
+            await self._answer_native(tensors, parameters, responder)
+        except asyncio.CancelledError:
+            responder.fail(Failure.CANCELLED, "The request was cancelled.")
+            raise
+        except UnknownAdapterError as error:
+            responder.fail(Failure.NOT_FOUND, str(error))
+        except (ValueError, TypeError, NotImplementedError, VLLMClientError) as error:
+            responder.fail(Failure.INVALID_ARG, str(error))
+        except Exception:
+            log.exception("request.failed")
+            responder.fail(Failure.INTERNAL, "The engine failed. Try again.")
+        finally:
+            self._in_flight -= 1
+
+    async def _answer_native(
+        self, tensors: Tensors, parameters: str, responder: NativeResponder
+    ) -> None:
+        if "text_input" not in tensors:
+            raise NativeRequestError("one of text_input and openai_request must be there")
+        request = parse_native_request(tensors, parameters, sampling_types=SAMPLING_TYPES)
+        if "generate" not in await self._engine.get_supported_tasks():
+            raise NativeRequestError("text_input: this model makes embeddings, not text")
+        lora_name = request.lora_name and self._known_name(request.lora_name)
+        answer = NativeAnswer(request, choices=request.sampling.get("n", 1))
+        output: Any = None
+        async with (
+            self._lease(lora_name),
+            aclosing(
+                generate_text(self._engine, request, self._app.lora_requests.get(lora_name or ""))
+            ) as outputs,
+        ):
+            async for output in outputs:
+                if request.stream:
+                    responder.send(answer.tensors(output), final=output.finished)
+        if not request.stream:
+            responder.send(answer.tensors(output), final=True)
+
+    def _known_name(self, name: str) -> str:
+        return self._table.named(name) if self._table is not None else name
 
     async def status(self) -> Mapping[str, Any]:
         """The adapters' states, the engine's limits and its processes, as JSON's types."""

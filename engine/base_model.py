@@ -16,10 +16,13 @@ import triton_python_backend_utils as pb_utils
 
 from engine.engine_arguments import read_engine_arguments
 from engine.handover import socket_path
+from engine.native_request import INPUTS
 from engine.responses import ResponseSender
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from numpy.typing import NDArray
 
     from engine.base_engine import BaseEngine
 
@@ -38,6 +41,7 @@ class TritonPythonModel:
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
         self._thread.start()
         self._responses = ResponseSender()
+        self._running: dict[str, Future[None]] = {}
         model_folder = Path(args["model_repository"]).resolve()
         version_folder = model_folder / args["model_version"]
         self._engine = self._run(_start_engine(model_folder, version_folder)).result()
@@ -45,10 +49,34 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Hand the requests over and return at once: the model is decoupled."""
         for request in requests:
-            response = self._responses.open(request.get_response_sender())
-            tensor = pb_utils.get_input_tensor_by_name(request, "openai_request")
-            answered = self._run(self._engine.answer(tensor.as_numpy().item(), response))
-            response.on_cancel(answered.cancel)
+            if (cancelled := _input(request, "cancel")) is not None:
+                self._cancel(cancelled.item().decode(errors="replace"))
+                sender = request.get_response_sender()
+                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            elif (openai_request := _input(request, "openai_request")) is not None:
+                self._answer(request, openai_request.item())
+            else:
+                self._answer_native(request)
+
+    def _answer(self, request: Any, openai_request: bytes) -> None:
+        response = self._responses.open(request.get_response_sender())
+        answered = self._run(self._engine.answer(openai_request, response))
+        response.on_cancel(answered.cancel)
+        request_id = request.request_id()
+        self._running[request_id] = answered
+        answered.add_done_callback(lambda _: self._running.pop(request_id, None))
+
+    def _cancel(self, request_id: str) -> None:
+        """The gateway's word that a client has gone, which is sooner than Triton's."""
+        if (answered := self._running.get(request_id)) is not None:
+            answered.cancel()
+
+    def _answer_native(self, request: Any) -> None:
+        response = self._responses.open_native(request.get_response_sender())
+        found = {name: _input(request, name) for name in INPUTS}
+        tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
+        answered = self._run(self._engine.answer_native(tensors, request.parameters(), response))
+        response.on_cancel(answered.cancel)
 
     def finalize(self) -> None:
         """End the engine and its processes."""
@@ -59,6 +87,11 @@ class TritonPythonModel:
 
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+def _input(request: Any, name: str) -> "NDArray[Any] | None":
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
 
 
 async def _start_engine(model_folder: Path, version_folder: Path) -> "BaseEngine":

@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from adapter_sync.lora_map import COMPANION_SUFFIX, parse_lora_map, read_lora_map_text
+from adapter_sync.lora_map import (
+    COMPANION_SUFFIX,
+    STATUS_QUERY,
+    parse_lora_map,
+    read_lora_map_text,
+)
 from engine.handover import HandoverError, ask, socket_path
 
 
@@ -32,21 +37,50 @@ class TritonPythonModel:
         base_model = model_folder.name.removesuffix(COMPANION_SUFFIX)
         self._socket = socket_path(model_folder.parent, base_model)
         text = read_lora_map_text(folder)
-        self._revision = parse_lora_map(text).revision
+        self._lora_map = parse_lora_map(text)
+        self._base_model = base_model
         try:
             ask(self._socket, {"lora_map": text, "folder": str(folder)})
         except HandoverError as error:
-            pb_utils.Logger.log_info(f"lora_map.deferred revision={self._revision}: {error}")
+            pb_utils.Logger.log_info(
+                f"lora_map.deferred revision={self._lora_map.revision}: {error}"
+            )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request with the base model's status; the input is ignored."""
-        return [self._status() for _ in requests]
+        """Answer each request with the base model's status and with what it may be asked for.
 
-    def _status(self) -> Any:
+        The query "status" leaves the second out, which is long where there are many adapters.
+        """
+        return [self._answer(_query(request)) for request in requests]
+
+    def _answer(self, query: str) -> Any:
         try:
             status: Mapping[str, Any] | None = ask(self._socket, {})
         except HandoverError:
             status = None
-        document = json.dumps({"revision": self._revision, "base_model": status})
-        tensor = pb_utils.Tensor("status", np.array([document.encode()], dtype=np.object_))
+        document: dict[str, Any] = {"revision": self._lora_map.revision, "base_model": status}
+        if query != STATUS_QUERY:
+            document["adapters"] = self._adapters(status)
+        tensor = pb_utils.Tensor(
+            "status", np.array([json.dumps(document).encode()], dtype=np.object_)
+        )
         return pb_utils.InferenceResponse(output_tensors=[tensor])
+
+    def _adapters(self, status: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """Each adapter of the map: its id, which a direct client asks by, its name and state."""
+        states = {} if status is None else status["adapters"]
+        return [
+            {
+                "id": entry.lora_name.partition("@")[0],
+                "name": f"{self._base_model}:{entry.name}",
+                "lora_name": entry.lora_name,
+                "rank": entry.rank,
+                "state": states.get(entry.lora_name, {}).get("state"),
+            }
+            for entry in self._lora_map.adapters
+        ]
+
+
+def _query(request: Any) -> str:
+    tensor = pb_utils.get_input_tensor_by_name(request, "query")
+    return "" if tensor is None else tensor.as_numpy().item().decode(errors="replace")

@@ -9,28 +9,85 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 from engine.token_usage import TokenUsage
 
 log = logging.getLogger(__name__)
 
-CANCELLATION_PERIOD_S = 0.25
-"""How often Triton is asked whether clients have gone: each question is a round trip as well."""
+CANCELLATION_PERIOD_S = 0.1
+"""How often Triton is asked whether a direct client has gone: each question is a round trip."""
+GATEWAY_CANCELLATIONS_SKIPPED = 5
+"""The gateway tells when its clients go, so only its own death is looked for: every sixth time."""
 
 
-class Response:
-    """One request's responses. `write` and `finish` may be called from any thread."""
+class Outgoing(ABC):
+    """One request's responses on their way to Triton."""
 
-    def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Response | None]") -> None:
+    checks_skipped = 0
+    """Of the times that cancellations are looked for, how many pass between two questions."""
+
+    def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Outgoing | None]") -> None:
         self._sender = sender
         self._outbox = outbox
         self._cancel: Callable[[], object] | None = None
+        self._skipped = 0
         self._lock = threading.Lock()
+
+    @abstractmethod
+    def flush(self) -> bool:
+        """Send what waits; whether that was the end. Called by the sender's thread alone."""
+
+    def on_cancel(self, cancel: Callable[[], object]) -> None:
+        """What to call, once, from the sender's thread, when the client has gone."""
+        self._cancel = cancel
+
+    def check_cancelled(self) -> None:
+        """Cancel the request when its client has gone. Called by the sender's thread alone."""
+        self._skipped += 1
+        if self._skipped <= self.checks_skipped:
+            return
+        self._skipped = 0
+        if self._cancel is not None and self._sender is not None and self._sender.is_cancelled():
+            self._call_cancel()
+
+    def abandon(self) -> None:
+        """After a response that could not be sent: end the request, or its client waits for ever.
+
+        Called by the sender's thread alone.
+        """
+        self._call_cancel()
+        try:
+            self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception:
+            log.exception("response.end_lost")
+        self._release()
+
+    def _release(self) -> None:
+        # Only the sender's destructor tells Triton to forget the request, and until then Triton
+        # won't unload the model: python_backend's response_sender.cc, ~ResponseSender.
+        self._sender = None
+
+    def _call_cancel(self) -> None:
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+
+
+class Response(Outgoing):
+    """The bytes of an OpenAI response. `write` and `finish` may be called from any thread."""
+
+    checks_skipped = GATEWAY_CANCELLATIONS_SKIPPED
+
+    def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Outgoing | None]") -> None:
+        super().__init__(sender, outbox)
         self._pending: list[bytes] = []
         self._http_status: int | None = None
         self._usage: TokenUsage | None = None
@@ -58,7 +115,7 @@ class Response:
         self._outbox.put(self)
 
     def flush(self) -> bool:
-        """Send what waits; whether that was the end. Called by the sender's thread alone."""
+        """Send what waits in one response; whether that was the end."""
         with self._lock:
             pending, self._pending = self._pending, []
             http_status, self._http_status = self._http_status, None
@@ -74,63 +131,86 @@ class Response:
             self._release()
         return finished
 
-    def on_cancel(self, cancel: Callable[[], object]) -> None:
-        """What to call, once, from the sender's thread, when the client has gone."""
-        self._cancel = cancel
 
-    def check_cancelled(self) -> None:
-        """Cancel the request when its client has gone. Called by the sender's thread alone."""
-        if self._cancel is not None and self._sender is not None and self._sender.is_cancelled():
-            self._call_cancel()
+class Failure(StrEnum):
+    """Why a direct client's request is not answered: the names of Triton's error codes."""
 
-    def abandon(self) -> None:
-        """After a response that could not be sent: end the request, or its client waits for ever.
+    INVALID_ARG = "INVALID_ARG"
+    NOT_FOUND = "NOT_FOUND"
+    CANCELLED = "CANCELLED"
+    INTERNAL = "INTERNAL"
 
-        Called by the sender's thread alone.
-        """
-        self._call_cancel()
-        try:
-            self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception:
-            log.exception("response.end_lost")
-        self._release()
 
-    def _release(self) -> None:
-        # Only the sender's destructor tells Triton to forget the request, and until then Triton
-        # won't unload the model: python_backend's response_sender.cc, ~ResponseSender.
-        self._sender = None
+class NativeResponse(Outgoing):
+    """Tensors for a direct client; each method may be called from any thread."""
 
-    def _call_cancel(self) -> None:
-        cancel, self._cancel = self._cancel, None
-        if cancel is not None:
-            cancel()
+    def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Outgoing | None]") -> None:
+        super().__init__(sender, outbox)
+        self._waiting: list[tuple[Any, bool]] = []
+
+    def send(self, tensors: Mapping[str, NDArray[Any]], *, final: bool) -> None:
+        """Send one response; nothing may come after the final one."""
+        named = [pb_utils.Tensor(name, tensor) for name, tensor in tensors.items()]
+        self._put(pb_utils.InferenceResponse(output_tensors=named), final=final)
+
+    def fail(self, failure: Failure, message: str) -> None:
+        """Send the final response, which is an error."""
+        code = getattr(pb_utils.TritonError, failure.value)
+        error = pb_utils.TritonError(message, code)
+        self._put(pb_utils.InferenceResponse(output_tensors=[], error=error), final=True)
+
+    def flush(self) -> bool:
+        """Send each response that waits; whether that was the end."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for response, final in waiting:
+            flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+            self._sender.send(response, flags=flags)
+            if final:
+                self._release()
+                return True
+        return False
+
+    def _put(self, response: Any, *, final: bool) -> None:
+        with self._lock:
+            self._waiting.append((response, final))
+        self._outbox.put(self)
+
+
+Opened = TypeVar("Opened", bound=Outgoing)
 
 
 class ResponseSender:
     """The thread that sends."""
 
     def __init__(self) -> None:
-        self._outbox: queue.SimpleQueue[Response | None] = queue.SimpleQueue()
-        self._open: set[Response] = set()
+        self._outbox: queue.SimpleQueue[Outgoing | None] = queue.SimpleQueue()
+        self._open: set[Outgoing] = set()
         self._thread = threading.Thread(target=self._run, name="responses", daemon=True)
         self._thread.start()
 
     def open(self, sender: Any) -> Response:
-        """Begin a request's responses."""
-        response = Response(sender, self._outbox)
-        self._open.add(response)
-        return response
+        """Begin the responses of a request of the gateway's."""
+        return self._opened(Response(sender, self._outbox))
+
+    def open_native(self, sender: Any) -> NativeResponse:
+        """Begin the responses of a direct client's request."""
+        return self._opened(NativeResponse(sender, self._outbox))
 
     def stop(self) -> None:
         """Send what waits and end the thread."""
         self._outbox.put(None)
         self._thread.join()
 
+    def _opened(self, response: Opened) -> Opened:
+        self._open.add(response)
+        return response
+
     def _run(self) -> None:
         next_check = time.monotonic() + CANCELLATION_PERIOD_S
         while True:
             try:
-                response = self._outbox.get(timeout=CANCELLATION_PERIOD_S)
+                response = self._outbox.get(timeout=max(0, next_check - time.monotonic()))
             except queue.Empty:
                 pass
             else:
@@ -141,7 +221,7 @@ class ResponseSender:
                 self._check_cancelled()
                 next_check = time.monotonic() + CANCELLATION_PERIOD_S
 
-    def _flush(self, response: Response) -> None:
+    def _flush(self, response: Outgoing) -> None:
         # `finish` after a flush that already carried the end: nothing is left to send.
         if response not in self._open:
             return

@@ -11,16 +11,34 @@ from starlette.responses import Response, StreamingResponse
 from adapter_sync.errors import AdapterNotFoundError
 from adapter_sync.fetches import Fetch, FetchStage
 from adapter_sync.record import Adapter, AdapterStatus
-from gateway.adapter_object import object_of
+from gateway.adapter_object import AdapterIdInPath, object_of
 from gateway.auth import CurrentTenant
 from gateway.inference.relay import KEEP_ALIVE, STREAM_HEADERS
+from gateway.list_object import deleted_object
+from gateway.openapi import Answer, Operation, described
 from gateway.services import CurrentServices, Services
 
 _Found = tuple[Adapter | None, Fetch | None]
 
 
+@described(
+    Operation(
+        tag="Adapters",
+        summary="Follow an adapter on its way into the engine",
+        description="An `adapter` event with the adapter object now and after each change, until "
+        "nothing is under way any more; a `deleted` event ends it too. Comments keep the "
+        "connection open meanwhile.",
+        answers={
+            200: Answer(
+                content={"text/event-stream": {"description": "Server-sent events."}},
+                description="Events.",
+            )
+        },
+        errors=(AdapterNotFoundError,),
+    )
+)
 async def stream_adapter_events(
-    adapter_id: str, tenant: CurrentTenant, services: CurrentServices
+    adapter_id: AdapterIdInPath, tenant: CurrentTenant, services: CurrentServices
 ) -> Response:
     """The adapter object now and after each change, until nothing is under way any more.
 
@@ -52,8 +70,7 @@ async def _events(
         try:
             found = await _find(services, tenant_id, adapter_id)
         except AdapterNotFoundError:
-            deleted = {"id": adapter_id, "object": "adapter", "deleted": True}
-            yield _event("deleted", deleted)
+            yield _event("deleted", deleted_object(adapter_id, "adapter"))
             return
 
 

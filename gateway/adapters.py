@@ -7,14 +7,23 @@ from anyio import to_thread
 from fastapi import Query, Request
 from starlette.responses import JSONResponse, Response
 
-from adapter_sync.errors import AdapterNotFoundError
+from adapter_sync.errors import AdapterNotFoundError, PreconditionFailedError
 from adapter_sync.fetches import FetchStage
 from adapter_sync.record import AdapterStatus
 from adapter_sync.registry import AdapterQuery
-from gateway.adapter_object import adapter_answer, adapter_list
+from gateway.adapter_object import (
+    ADAPTER_ANSWER,
+    AdapterIdInPath,
+    AdapterObject,
+    adapter_answer,
+    adapter_list,
+)
 from gateway.auth import CurrentTenant
 from gateway.errors import InvalidRequestError
 from gateway.if_match import if_match
+from gateway.list_object import DeletedObject, ListObject, deleted_object
+from gateway.openapi import Answer, Operation, described
+from gateway.openapi.headers import IF_MATCH
 from gateway.services import CurrentServices
 
 DEFAULT_LIMIT = 20
@@ -22,15 +31,26 @@ MAX_LIMIT = 100
 _SHOWN = sorted({*AdapterStatus, *FetchStage} - {AdapterStatus.DELETING})
 
 
+@described(
+    Operation(
+        tag="Adapters",
+        summary="List the adapters, by their time of creation",
+        answers={
+            200: Answer(
+                content={"application/json": ListObject[AdapterObject]}, description="A page."
+            )
+        },
+    )
+)
 async def list_adapters(
     tenant: CurrentTenant,
     services: CurrentServices,
     *,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
-    after: str | None = None,
+    after: Annotated[str | None, Query(description="The `last_id` of the page before.")] = None,
     order: Literal["asc", "desc"] = "desc",
     base_model: str | None = None,
-    status: str | None = None,
+    status: Annotated[str | None, Query(json_schema_extra={"enum": _SHOWN})] = None,
 ) -> Response:
     """GET /v1/adapters, a page of them, by their time of creation. Raises InvalidRequestError."""
     query = AdapterQuery(
@@ -52,16 +72,38 @@ async def list_adapters(
     return JSONResponse(adapter_list(page, {fetch.id: fetch for fetch in fetches}))
 
 
+@described(
+    Operation(
+        tag="Adapters",
+        summary="Show an adapter",
+        answers={
+            200: Answer(
+                content=ADAPTER_ANSWER, description="The adapter.", optional_headers=("etag",)
+            )
+        },
+        errors=(AdapterNotFoundError,),
+    )
+)
 async def show_adapter(
-    adapter_id: str, tenant: CurrentTenant, services: CurrentServices
+    adapter_id: AdapterIdInPath, tenant: CurrentTenant, services: CurrentServices
 ) -> Response:
     """GET /v1/adapters/{adapter_id}. Raises AdapterNotFoundError."""
     found = await to_thread.run_sync(services.registry.adapter_or_fetch, tenant.id, adapter_id)
     return adapter_answer(*found)
 
 
+@described(
+    Operation(
+        tag="Adapters",
+        summary="Delete an adapter",
+        description="It is gone for new requests at once; those in flight finish.",
+        parameters=(IF_MATCH,),
+        answers={200: Answer(content={"application/json": DeletedObject}, description="Deleted.")},
+        errors=(AdapterNotFoundError, PreconditionFailedError),
+    )
+)
 async def delete_adapter(
-    adapter_id: str, request: Request, tenant: CurrentTenant, services: CurrentServices
+    adapter_id: AdapterIdInPath, request: Request, tenant: CurrentTenant, services: CurrentServices
 ) -> Response:
     """DELETE /v1/adapters/{adapter_id}.
 
@@ -71,7 +113,7 @@ async def delete_adapter(
     await to_thread.run_sync(
         partial(services.registry.delete_adapter, tenant.id, adapter_id, if_match=condition)
     )
-    return JSONResponse({"id": adapter_id, "object": "adapter", "deleted": True})
+    return JSONResponse(deleted_object(adapter_id, "adapter"))
 
 
 def _shown_status(status: str) -> str:

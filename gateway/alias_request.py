@@ -21,21 +21,35 @@ class RequestedTarget:
     weight: int
 
 
-class _Target(JsonBody):
+class AliasBodyTarget(JsonBody):
+    """A model and its part of the requests."""
+
     model: str
     weight: Annotated[int, pydantic.Field(ge=1, le=MAX_WEIGHT)]
 
 
-class _Body(JsonBody):
+class AliasBody(JsonBody):
+    """PUT /v1/aliases/{alias}: either one model or several targets."""
+
+    model_config = pydantic.ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["model"], "properties": {"model": {"type": "string"}}},
+                {"required": ["targets"], "properties": {"targets": {"type": "array"}}},
+            ]
+        }
+    )
+
     model: str | None = None
     targets: (
-        Annotated[list[_Target], pydantic.Field(min_length=1, max_length=MAX_TARGETS)] | None
+        Annotated[list[AliasBodyTarget], pydantic.Field(min_length=1, max_length=MAX_TARGETS)]
+        | None
     ) = None
 
 
 def parse_alias_request(raw: bytes) -> list[RequestedTarget]:
     """The targets, at least one, none twice. Raises InvalidRequestError."""
-    body = parse_json_body(raw, _Body)
+    body = parse_json_body(raw, AliasBody)
     if (body.model is None) == (body.targets is None):
         raise InvalidRequestError(
             "Send either 'model', or 'targets' with a 'model' and a 'weight' each.",

@@ -34,6 +34,7 @@ from gateway.inference.submit import route_of
 from gateway.key_uses import KeyUses
 from gateway.limits import Limits
 from gateway.models import list_models, show_model
+from gateway.openapi.document import OpenApiDocument
 from gateway.rate_limited import RateLimited
 from gateway.rate_limits import RateLimits
 from gateway.request_id import RequestId
@@ -81,7 +82,8 @@ def create_app(settings: Settings, limits: Limits | None = None) -> FastAPI:
         redirect_slashes=False,
         exception_handlers=dict.fromkeys(_ANSWERED_ERRORS, handle_error),
     )
-    for method, path, endpoint in _ROUTES:
+    document = OpenApiDocument(app.routes)
+    for method, path, endpoint in (*_ROUTES, ("GET", "/openapi.json", document.show_openapi)):
         app.add_api_route(path, endpoint, methods=[method])
     # Without a key there is nothing below /admin to find.
     for method, path, endpoint in ADMIN_ROUTES if settings.lora_admin_key else ():
@@ -98,7 +100,9 @@ async def open_services(
 ) -> AsyncIterator[Services]:
     """The gateway's parts, closed at the end. Raises ConfigurationError."""
     registry = await to_thread.run_sync(Registry.open, settings.registry_url, tiers)
-    triton = TritonClient(f"{settings.triton_host}:{settings.triton_grpc_port}")
+    triton = TritonClient(
+        f"{settings.triton_host}:{settings.triton_grpc_port}", settings.triton_metadata
+    )
     try:
         blobs = FolderBlobStore(settings.blobs_folder)
         intake = Intake(registry, blobs, settings.staging_folder)

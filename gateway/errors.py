@@ -24,26 +24,47 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Literal, get_args
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from adapter_sync import errors
+from gateway.allowed_methods import allowed_methods
 
 NO_RETRY = MappingProxyType({"x-should-retry": "false"})
 RETRY_SOON = MappingProxyType({"retry-after": "1"})
 CLIENT_CLOSED_REQUEST = 499
+_METHOD_NOT_ALLOWED = 405
 _SERVER_ERROR = 500
 _UNEXPECTED = "The server had an error while processing your request. Please try again."
 _UNAVAILABLE = "The model server can't answer right now. Please try again shortly."
+InvalidRequestCode = Literal[
+    "array_above_max_length",
+    "empty_array",
+    "empty_field",
+    "field_too_large",
+    "integer_above_max_value",
+    "integer_below_min_value",
+    "invalid_content_type",
+    "invalid_form",
+    "invalid_type",
+    "invalid_value",
+    "missing_required_parameter",
+    "unknown_parameter",
+    "unsupported_parameter",
+]
 
 
 class InvalidRequestError(errors.PermanentError):
     """A field of the request is missing, wrong or not allowed; the message names it."""
 
-    def __init__(self, message: str, *, param: str | None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None, code: InvalidRequestCode | None = None
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
@@ -190,6 +211,21 @@ _ANTHROPIC_TYPES = MappingProxyType(
 )
 
 
+class ErrorObject(TypedDict):
+    """What went wrong; `param` names the field at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(TypedDict):
+    """OpenAI's envelope of every error."""
+
+    error: ErrorObject
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorAnswer:
     """An HTTP answer in the envelope of the API that was asked."""
@@ -209,7 +245,15 @@ class ErrorAnswer:
             by_status = "api_error" if self.status >= _SERVER_ERROR else "invalid_request_error"
             kind = _ANTHROPIC_TYPES.get(self.status, by_status)
             return _json({"type": "error", "error": {"type": kind, "message": self.message}})
-        return _json({"error": {"message": self.message, "type": self.type, **self._details}})
+        envelope: ErrorEnvelope = {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+        return _json(envelope)
 
     @property
     def event(self) -> bytes:
@@ -242,6 +286,11 @@ class Rule:
     headers: Mapping[str, str] = field(default_factory=dict)
     type: str | None = None
     words: str | None = None
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether nothing of the error is told but that there was one."""
+        return self.words is _UNEXPECTED
 
 
 _INTERNAL = Rule(status=500, words=_UNEXPECTED)
@@ -301,6 +350,22 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorKind:
+    """How a class of errors looks over HTTP; None as codes stands for any."""
+
+    status: int
+    codes: tuple[str | None, ...] | None
+    headers: tuple[str, ...]
+
+
+def error_kind(cls: type[errors.LoraServerError]) -> ErrorKind:
+    """What `answer_for` makes of the class's errors, for documents."""
+    rule = _rule(cls)
+    headers = ("retry-after", "retry-after-ms") if cls is RateLimitError else tuple(rule.headers)
+    return ErrorKind(status=rule.status, codes=_codes(cls, rule), headers=headers)
+
+
 def answer_for(error: Exception, *, method: str = "", path: str = "") -> ErrorAnswer:
     """The envelope for any error; an unexpected one tells nothing of itself."""
     answer = _openai_answer(error, method=method, path=path)
@@ -322,6 +387,9 @@ async def handle_error(request: Request, error: Exception) -> Response:
     request.state.error = error
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    if isinstance(error, HTTPException) and error.status_code == _METHOD_NOT_ALLOWED:
+        allowed = allowed_methods(request.app.routes, request.scope)
+        error = HTTPException(error.status_code, error.detail, {"allow": allowed})
     answer = answer_for(error, method=request.method, path=request.scope["path"])
     request.state.log_fields["error_code"] = answer.code
     return answer.response()
@@ -351,14 +419,25 @@ def _answer(
     )
 
 
+def _rule(cls: type[errors.LoraServerError]) -> Rule:
+    return next(RULES[each] for each in cls.__mro__ if each in RULES)
+
+
+def _codes(cls: type[errors.LoraServerError], rule: Rule) -> tuple[str | None, ...] | None:
+    if cls is InvalidRequestError:
+        return (*get_args(InvalidRequestCode), None)
+    if cls is EngineRefusedError:
+        return None
+    return ("server_error" if rule.is_internal else cls.code,)
+
+
 def _project_error(error: errors.LoraServerError) -> ErrorAnswer:
-    rule = next(RULES[cls] for cls in type(error).__mro__ if cls in RULES)
-    internal = rule.words is _UNEXPECTED
+    rule = _rule(type(error))
     return _answer(
         status=error.status if isinstance(error, EngineRefusedError) else rule.status,
         message=rule.words or str(error),
-        param=None if internal else error.param,
-        code="server_error" if internal else error.code,
+        param=None if rule.is_internal else error.param,
+        code="server_error" if rule.is_internal else error.code,
         headers={**rule.headers, **_retry_after(error)},
         type_=error.kind if isinstance(error, RateLimitError) else rule.type,
     )

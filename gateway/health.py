@@ -1,28 +1,77 @@
 """GET /health/live and /health/ready, which need no key and tell no names but base models'."""
 
 import asyncio
+from typing import Literal
 
 from anyio import to_thread
+from pydantic import with_config
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, Response
+from typing_extensions import TypedDict
 
 from adapter_sync.errors import TransientError
+from gateway.list_object import EXACT
+from gateway.openapi import Answer, Operation, described
 from gateway.services import CurrentServices, Services
 
 _UNAVAILABLE = 503
 
 
+@with_config(EXACT)
+class Live(TypedDict):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+@with_config(EXACT)
+class Ready(TypedDict):
+    """Requests can be answered."""
+
+    status: Literal["ready"]
+
+
+@with_config(EXACT)
+class NotReady(TypedDict):
+    """Requests can't be answered, and why."""
+
+    status: Literal["not_ready"]
+    missing: list[str]
+
+
+@described(
+    Operation(
+        tag="Health",
+        summary="Whether the process answers",
+        answers={200: Answer(content={"application/json": Live}, description="It does.")},
+    )
+)
 async def live() -> Response:
     """The process answers."""
-    return JSONResponse({"status": "live"})
+    answer: Live = {"status": "live"}
+    return JSONResponse(answer)
 
 
+@described(
+    Operation(
+        tag="Health",
+        summary="Whether requests can be answered",
+        answers={
+            200: Answer(content={"application/json": Ready}, description="They can."),
+            _UNAVAILABLE: Answer(
+                content={"application/json": NotReady}, description="They can't, and why."
+            ),
+        },
+    )
+)
 async def ready(services: CurrentServices) -> Response:
     """The registry answers and Triton has a base model to ask; 503 with what is missing."""
     missing = await _missing(services)
     if missing:
-        return JSONResponse({"status": "not_ready", "missing": missing}, _UNAVAILABLE)
-    return JSONResponse({"status": "ready"})
+        refusal: NotReady = {"status": "not_ready", "missing": missing}
+        return JSONResponse(refusal, _UNAVAILABLE)
+    answer: Ready = {"status": "ready"}
+    return JSONResponse(answer)
 
 
 async def _missing(services: Services) -> list[str]:

@@ -3,15 +3,22 @@
 import re
 import time
 from functools import partial
+from typing import Annotated
 
 import anyio
 from anyio import to_thread
 from fastapi import Request
-from pydantic import SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 from starlette.responses import Response
 
+from adapter_sync.errors import (
+    FetchInProgressError,
+    HubUnavailableError,
+    InvalidRepoError,
+    RepoNotFoundError,
+)
 from adapter_sync.fetches import DEFAULT_REVISION, Fetch, FetchStage, HubRepo
-from adapter_sync.record import Adapter, Overwrite, Tenant
+from adapter_sync.record import ADAPTER_NAME, Adapter, Overwrite, Tenant
 from adapter_sync.secret_key import seal
 from adapter_sync.sources.hub import pin
 from gateway.adapter_object import adapter_answer
@@ -19,6 +26,9 @@ from gateway.auth import CurrentTenant
 from gateway.if_match import if_match
 from gateway.json_body import JsonBody, read_json_body
 from gateway.loading import loaded, wait_deadline
+from gateway.new_adapter import NEW_ADAPTER_ERRORS, new_adapter_answers
+from gateway.openapi import Body, Operation, described
+from gateway.openapi.headers import IF_MATCH, PREFER
 from gateway.services import CurrentServices, Services
 
 _TOKEN = re.compile(r"[!-~]{1,512}")
@@ -28,9 +38,9 @@ _OK, _CREATED, _ACCEPTED = 200, 201, 202
 class AdapterImport(JsonBody):
     """Where the adapter lies and what it is to be called; `hf_token` is for private repos."""
 
-    name: str
+    name: Annotated[str, Field(json_schema_extra={"pattern": f"^{ADAPTER_NAME.pattern}$"})]
     base_model: str
-    repo: str
+    repo: Annotated[str, Field(description="organisation/name")]
     revision: str = DEFAULT_REVISION
     subfolder: str | None = None
     hf_token: SecretStr | None = None
@@ -44,6 +54,36 @@ class AdapterImport(JsonBody):
         return token
 
 
+@described(
+    Operation(
+        tag="Adapters",
+        summary="Bring an adapter from a Hugging Face repo",
+        parameters=(IF_MATCH, PREFER),
+        body=Body(
+            shape=AdapterImport,
+            example={
+                "name": "my-finetuned-v4",
+                "base_model": "smollm2-135m-instruct",
+                "repo": "my-org/llama-lora-v4",
+                "revision": "main",
+            },
+        ),
+        answers=new_adapter_answers(
+            {
+                _OK: "Here, as a new revision.",
+                _CREATED: "Here, or failed: see `status`.",
+                _ACCEPTED: "On its way: see `progress`.",
+            }
+        ),
+        errors=(
+            *NEW_ADAPTER_ERRORS,
+            FetchInProgressError,
+            HubUnavailableError,
+            InvalidRepoError,
+            RepoNotFoundError,
+        ),
+    )
+)
 async def import_adapter(
     request: Request, tenant: CurrentTenant, services: CurrentServices
 ) -> Response:

@@ -1,15 +1,19 @@
 """JSON bodies as pydantic models, read within the limits; faults are told as OpenAI tells them."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gateway.body import read_body
-from gateway.errors import InvalidRequestError
+from gateway.errors import InvalidRequestCode, InvalidRequestError
 from gateway.limits import Limits
 
-_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+_CODES: Mapping[str, InvalidRequestCode] = MappingProxyType(
+    {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+)
 
 
 class JsonBody(BaseModel):

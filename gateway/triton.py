@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import grpc
@@ -20,7 +21,6 @@ from gateway.errors import EngineTimeoutError
 _LENGTH_BYTES = 4
 _INT32_BYTES = 4
 _END_S = 2.0
-_GRACE_S = 0.1
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -99,7 +99,8 @@ class EngineClient(Protocol):
 class TritonClient:
     """EngineClient over one gRPC channel, which belongs to the running event loop."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._metadata = tuple(metadata.items())
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._ending: set[asyncio.Task[None]] = set()
@@ -112,7 +113,9 @@ class TritonClient:
     @asynccontextmanager
     async def call(self, base_model: str, request: EngineRequest) -> AsyncIterator[EngineCall]:
         """One ModelStreamInfer of one request."""
-        call = TritonCall(self._stub.ModelStreamInfer(), infer_request(base_model, request))
+        call = TritonCall(
+            self._stub.ModelStreamInfer(metadata=self._metadata), infer_request(base_model, request)
+        )
         try:
             yield call
         finally:
@@ -138,6 +141,8 @@ class TritonCall:
     def __init__(self, call: Any, request: service_pb2.ModelInferRequest) -> None:
         self._call = call
         self._unsent: service_pb2.ModelInferRequest | None = request
+        self._is_sent = False
+        self._cancellation = cancel_request(request.model_name, request.id)
         self._reading: asyncio.Task[Any] | None = None
         self._ended = False
 
@@ -155,17 +160,22 @@ class TritonCall:
         return None
 
     async def end(self) -> None:
-        """Let Triton end the stream if it is about to, else cancel it.
+        """Tell the base model when its answer is wanted no more, and let Triton end the stream.
 
-        A stream that is cancelled between Triton's final response and its end stays in Triton for
-        ever, and with it the request: the base model can't be unloaded any more (server 24.10,
-        stream_infer_handler.cc). Clients leave just then: their answer is complete before.
+        It is cancelled only if that fails. A stream that is cancelled between Triton's final
+        response and its end stays in Triton for ever, and with it the request: the base model
+        can't be unloaded any more (server 24.10, stream_infer_handler.cc). And Triton would tell
+        the base model of a cancellation only when asked.
         """
         try:
-            async with asyncio.timeout(_END_S if self._ended else _GRACE_S):
-                while await self._next() is not grpc.aio.EOF:
-                    pass
-        except (TimeoutError, grpc.aio.AioRpcError):
+            if self._is_sent:
+                async with asyncio.timeout(_END_S):
+                    if not self._ended:
+                        await self._call.write(self._cancellation)
+                    await self._call.done_writing()
+                    while await self._next() is not grpc.aio.EOF:
+                        pass
+        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass
         finally:
             # Only cancelling tells Triton: a call merely dropped runs to its end (grpcio 1.85).
@@ -202,20 +212,31 @@ class TritonCall:
     async def _send(self, request: service_pb2.ModelInferRequest) -> None:
         # Under the first read's deadline: a large request to a stopped Triton blocks here.
         self._unsent = None
+        # The stream stays open for the word that its answer is wanted no more.
         await self._call.write(request)
-        await self._call.done_writing()
+        self._is_sent = True
 
 
 def infer_request(base_model: str, request: EngineRequest) -> service_pb2.ModelInferRequest:
     """Triton's request: one BYTES element, the engine's request as JSON."""
-    message = service_pb2.ModelInferRequest(model_name=base_model, id=request.request_id)
-    message.inputs.add(name="openai_request", datatype="BYTES", shape=[1])
     # asdict would copy the body, level by level.
     document = {field.name: getattr(request, field.name) for field in fields(request)}
-    element = json.dumps(document).encode("ascii")
-    message.raw_input_contents.append(len(element).to_bytes(_LENGTH_BYTES, "little") + element)
+    message = _message(base_model, "openai_request", json.dumps(document).encode("ascii"))
+    message.id = request.request_id
     # Without it a stream whose last response is empty would never be told to have ended.
     message.parameters["triton_enable_empty_final_response"].bool_param = True
+    return message
+
+
+def cancel_request(base_model: str, request_id: str) -> service_pb2.ModelInferRequest:
+    """The word to a base model that a request's answer is wanted no more."""
+    return _message(base_model, "cancel", request_id.encode("ascii"))
+
+
+def _message(base_model: str, tensor: str, element: bytes) -> service_pb2.ModelInferRequest:
+    message = service_pb2.ModelInferRequest(model_name=base_model)
+    message.inputs.add(name=tensor, datatype="BYTES", shape=[1])
+    message.raw_input_contents.append(len(element).to_bytes(_LENGTH_BYTES, "little") + element)
     return message
 
 

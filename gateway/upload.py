@@ -20,10 +20,38 @@ from gateway.body import body_chunks, content_length, joined
 from gateway.if_match import if_match
 from gateway.limits import Limits
 from gateway.loading import loaded, wait_deadline
+from gateway.new_adapter import NEW_ADAPTER_ERRORS, new_adapter_answers
+from gateway.openapi import Body, Operation, described
+from gateway.openapi.headers import IF_MATCH, PREFER
 from gateway.services import CurrentServices, Services
-from gateway.upload_form import UploadedAdapter, UploadForm
+from gateway.upload_form import FORM_SCHEMA, UploadedAdapter, UploadForm
 
 
+@described(
+    Operation(
+        tag="Adapters",
+        summary="Upload an adapter",
+        description="The answer comes when the adapter is ready or has failed, or when the time of "
+        "`Prefer` is over: see its `status`.",
+        parameters=(IF_MATCH, PREFER),
+        body=Body(
+            shape=FORM_SCHEMA,
+            media_type="multipart/form-data",
+            example={
+                "name": "my-finetuned-v3",
+                "base_model": "smollm2-135m-instruct",
+                "file": "@adapter_model.safetensors",
+                "config": "@adapter_config.json",
+            },
+            encoding={
+                "file": {"contentType": "application/octet-stream"},
+                "config": {"contentType": "application/json"},
+            },
+        ),
+        answers=new_adapter_answers({200: "A new revision.", 201: "A new adapter."}),
+        errors=NEW_ADAPTER_ERRORS,
+    )
+)
 async def upload_adapter(
     request: Request, tenant: CurrentTenant, services: CurrentServices
 ) -> Response:

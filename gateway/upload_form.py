@@ -9,18 +9,50 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from streaming_form_data import ParseFailedException, StreamingFormDataParser
 from streaming_form_data.parser import UnexpectedPartException
 from streaming_form_data.targets import BaseTarget
 
 from adapter_sync.errors import AdapterTooLargeError
+from adapter_sync.record import ADAPTER_NAME
 from adapter_sync.tiers import Tier
 from gateway.errors import InvalidRequestError
 from gateway.limits import Limits
 
 _FLAGS: Mapping[str, bool] = MappingProxyType({"true": True, "1": True, "false": False, "0": False})
+FORM_SCHEMA: Mapping[str, Any] = MappingProxyType(
+    {
+        "type": "object",
+        "required": ["name", "base_model", "file"],
+        "additionalProperties": False,
+        "properties": {
+            "name": {"type": "string", "pattern": f"^{ADAPTER_NAME.pattern}$"},
+            "base_model": {"type": "string", "minLength": 1},
+            "file": {
+                "type": "string",
+                "format": "binary",
+                "description": "adapter_model.safetensors, or a zip of it and its config.",
+            },
+            "config": {
+                "type": "object",
+                "description": "adapter_config.json; without it rank and modules are the tensors'.",
+            },
+            "lora_alpha": {
+                "type": "number",
+                "exclusiveMinimum": 0,
+                "description": "Without a config; the rank without it.",
+            },
+            "replace": {
+                "type": "string",
+                "enum": list(_FLAGS),
+                "description": "Make this the next revision of the adapter of that name.",
+            },
+        },
+    }
+)
+"""The form in the OpenAPI document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,20 +4,66 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal, NotRequired, cast
 
 from anyio import to_thread
 from fastapi import Request
+from pydantic import with_config
 from starlette.responses import JSONResponse, Response
+from typing_extensions import TypedDict
 
 from adapter_sync.record import UsageBucket, UsageField
 from gateway.auth import CurrentTenant
 from gateway.errors import InvalidRequestError
+from gateway.list_object import EXACT, PlainList, plain_list
+from gateway.openapi import Answer, Operation, described
 from gateway.services import CurrentServices
 
 DEFAULT_DAYS = 30
 MAX_DAYS = 366
 _DEFAULT_GROUPS = (UsageField.DAY, UsageField.MODEL)
+_FIELDS = "|".join(UsageField)
+_PARAMETERS: tuple[Mapping[str, Any], ...] = (
+    *(
+        MappingProxyType(
+            {
+                "name": name,
+                "in": "query",
+                "description": f"{words} day, in UTC; {MAX_DAYS} days at most, {DEFAULT_DAYS} "
+                "without.",
+                "schema": {"type": "string", "format": "date"},
+            }
+        )
+        for name, words in (("start", "The first"), ("end", "The last"))
+    ),
+    MappingProxyType(
+        {
+            "name": "group_by",
+            "in": "query",
+            "description": "What to tell apart, with commas between.",
+            "schema": {
+                "type": "string",
+                "pattern": f"^({_FIELDS})(,({_FIELDS}))*$",
+                "default": ",".join(_DEFAULT_GROUPS),
+            },
+        }
+    ),
+)
+
+
+@with_config(EXACT)
+class UsageBucketObject(TypedDict):
+    """What was used by all that have these values in the fields that were grouped by."""
+
+    object: Literal["usage.bucket"]
+    day: NotRequired[date]
+    model: NotRequired[str]
+    adapter: NotRequired[str | None]
+    key: NotRequired[str | None]
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +75,19 @@ class UsageQuestion:
     group_by: tuple[UsageField, ...]
 
 
+@described(
+    Operation(
+        tag="Usage",
+        summary="What the tenant used",
+        parameters=_PARAMETERS,
+        answers={
+            200: Answer(
+                content={"application/json": PlainList[UsageBucketObject]},
+                description="A bucket for each combination.",
+            )
+        },
+    )
+)
 async def show_usage(
     request: Request, tenant: CurrentTenant, services: CurrentServices
 ) -> Response:
@@ -44,8 +103,7 @@ async def show_usage(
             group_by=asked.group_by,
         )
     )
-    data = [usage_object(bucket) for bucket in buckets]
-    return JSONResponse({"object": "list", "data": data, "has_more": False})
+    return JSONResponse(plain_list([usage_object(bucket) for bucket in buckets]))
 
 
 def usage_question(parameters: Mapping[str, str], *, today: date) -> UsageQuestion:
@@ -59,18 +117,22 @@ def usage_question(parameters: Mapping[str, str], *, today: date) -> UsageQuesti
     return UsageQuestion(start=start, end=end, group_by=_groups(parameters))
 
 
-def usage_object(bucket: UsageBucket) -> dict[str, Any]:
+def usage_object(bucket: UsageBucket) -> UsageBucketObject:
     """A bucket as the API shows it."""
-    return {
-        "object": "usage.bucket",
-        **{
-            field.value: value.isoformat() if isinstance(value, date) else value
-            for field, value in bucket.group.items()
-        },
-        "requests": bucket.usage.requests,
-        "prompt_tokens": bucket.usage.prompt_tokens,
-        "completion_tokens": bucket.usage.completion_tokens,
+    group = {
+        field.value: value.isoformat() if isinstance(value, date) else value
+        for field, value in bucket.group.items()
     }
+    return cast(
+        "UsageBucketObject",
+        {
+            "object": "usage.bucket",
+            **group,
+            "requests": bucket.usage.requests,
+            "prompt_tokens": bucket.usage.prompt_tokens,
+            "completion_tokens": bucket.usage.completion_tokens,
+        },
+    )
 
 
 def _groups(parameters: Mapping[str, str]) -> tuple[UsageField, ...]:

@@ -15,6 +15,7 @@ def content_of(revision: Revision) -> Content:
 def desired_of(adapter: Adapter) -> DesiredAdapter:
     return DesiredAdapter(
         id=adapter.id,
+        name=adapter.name,
         status=adapter.status,
         newest=content_of(adapter.revision),
         serving=None if adapter.serving is None else content_of(adapter.serving),

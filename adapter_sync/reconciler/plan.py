@@ -43,6 +43,7 @@ class Served:
     """One content of an adapter that the engine is to have, and the registry's word on it."""
 
     adapter_id: str
+    name: str
     lora_name: str
     content: Content
     status: AdapterStatus
@@ -90,7 +91,12 @@ def served_of(desired: Sequence[DesiredAdapter]) -> tuple[Served, ...]:
 def plan(served: Sequence[Served], current: Current) -> Plan:
     """How to get from the current files and map to what is to be served, sorted by lora_name."""
     entries = tuple(
-        LoraMapEntry(lora_name=each.lora_name, folder=each.lora_name, rank=each.content.rank)
+        LoraMapEntry(
+            lora_name=each.lora_name,
+            folder=each.lora_name,
+            rank=each.content.rank,
+            name=each.name,
+        )
         for each in served
     )
     install = tuple(each for each in served if each.lora_name not in current.folders)
@@ -124,6 +130,7 @@ def contents_served(adapter: DesiredAdapter) -> tuple[Served, ...]:
 def _served(adapter: DesiredAdapter, content: Content, status: AdapterStatus) -> Served:
     return Served(
         adapter_id=adapter.id,
+        name=adapter.name,
         lora_name=lora_name_of(adapter.id, content.digest),
         content=content,
         status=status,

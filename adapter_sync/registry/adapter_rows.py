@@ -71,6 +71,7 @@ _serves_newest = adapters.c.serving_revision == adapters.c.revision_number
 SELECT_DESIRED = (
     select(
         adapters.c.id,
+        adapters.c.name,
         adapters.c.status,
         func.coalesce(_serves_newest, false()),
         *(revisions.c[name] for name in _IN_ENGINE),
@@ -140,11 +141,12 @@ def adapter_of(row: Row[tuple[object, ...]]) -> Adapter:
 
 def desired_of(row: Row[Any]) -> DesiredAdapter:
     """The adapter in a row of SELECT_DESIRED."""
-    adapter_id, status, serves_newest, *contents = row
+    adapter_id, name, status, serves_newest, *contents = row
     newest, other = _content_of(*contents[:4]), contents[4:]
     serving = None if other[0] is None else _content_of(*other)
     return DesiredAdapter(
         id=adapter_id,
+        name=name,
         status=AdapterStatus(status),
         newest=newest,
         serving=newest if serves_newest else serving,

@@ -7,15 +7,28 @@ from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
 from adapter_sync.errors import UnknownCursorError
-from gateway.admin.objects import DEFAULT_LIMIT, Limit, audit_object
-from gateway.list_object import list_object
+from gateway.admin.objects import DEFAULT_LIMIT, After, AuditObject, Limit, audit_object
+from gateway.list_object import ListObject, list_object
+from gateway.openapi import Answer, Operation, described
 from gateway.services import CurrentServices
 
 _ID = re.compile(r"aud_([0-9]{1,18})")
 
 
+@described(
+    Operation(
+        tag="Admin",
+        summary="List the audit, the newest first",
+        answers={
+            200: Answer(
+                content={"application/json": ListObject[AuditObject]}, description="A page."
+            )
+        },
+        errors=(UnknownCursorError,),
+    )
+)
 async def list_audit(
-    services: CurrentServices, limit: Limit = DEFAULT_LIMIT, after: str | None = None
+    services: CurrentServices, limit: Limit = DEFAULT_LIMIT, after: After = None
 ) -> Response:
     """GET, the newest first. Raises UnknownCursorError."""
     before = None if after is None else _number(after)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from adapter_sync.record import TENANT_NAME
 from gateway.json_body import JsonBody
 
 _LAST_SECOND = 253_402_300_799
@@ -13,7 +14,7 @@ _LAST_SECOND = 253_402_300_799
 class NewTenant(JsonBody):
     """POST /admin/v1/tenants."""
 
-    name: str
+    name: Annotated[str, Field(json_schema_extra={"pattern": f"^{TENANT_NAME.pattern}$"})]
     tier: str
 
 

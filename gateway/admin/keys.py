@@ -2,21 +2,50 @@
 
 from datetime import UTC, datetime
 from functools import partial
+from typing import Annotated
 
 from anyio import to_thread
-from fastapi import Request
+from fastapi import Path, Request
 from starlette.responses import JSONResponse, Response
 
+from adapter_sync.errors import (
+    InvalidNameError,
+    KeyNotFoundError,
+    TenantNotFoundError,
+    UnknownCursorError,
+)
 from gateway.admin.bodies import NewKey
-from gateway.admin.objects import DEFAULT_LIMIT, Limit, key_object
+from gateway.admin.objects import (
+    DEFAULT_LIMIT,
+    After,
+    KeyObject,
+    Limit,
+    NewKeyObject,
+    TenantName,
+    key_object,
+)
 from gateway.errors import InvalidRequestError
 from gateway.json_body import read_json_body
-from gateway.list_object import list_object
+from gateway.list_object import DeletedObject, ListObject, deleted_object, list_object
+from gateway.openapi import Answer, Body, Operation, described
 from gateway.services import CurrentServices
 
 
+@described(
+    Operation(
+        tag="Admin",
+        summary="List a tenant's keys, the newest first",
+        answers={
+            200: Answer(
+                content={"application/json": ListObject[KeyObject]},
+                description="A page; keys that ended are in it.",
+            )
+        },
+        errors=(TenantNotFoundError, UnknownCursorError),
+    )
+)
 async def list_keys(
-    name: str, services: CurrentServices, limit: Limit = DEFAULT_LIMIT, after: str | None = None
+    name: TenantName, services: CurrentServices, limit: Limit = DEFAULT_LIMIT, after: After = None
 ) -> Response:
     """GET: a tenant's keys, the newest first. Raises TenantNotFoundError, UnknownCursorError."""
     page = await to_thread.run_sync(partial(services.registry.keys, name, limit=limit, after=after))
@@ -24,7 +53,24 @@ async def list_keys(
     return JSONResponse(list_object(keys, has_more=page.has_more))
 
 
-async def create_key(name: str, request: Request, services: CurrentServices) -> Response:
+@described(
+    Operation(
+        tag="Admin",
+        summary="Make a key for a tenant",
+        body=Body(
+            shape=NewKey, example={"name": "laptop", "expires_at": 1830297600}, required=False
+        ),
+        answers={
+            201: Answer(
+                content={"application/json": NewKeyObject},
+                description="The key, and its text.",
+                links={"admin_revoke_key": {"key_id": "$response.body#/id"}},
+            )
+        },
+        errors=(InvalidNameError, TenantNotFoundError),
+    )
+)
+async def create_key(name: TenantName, request: Request, services: CurrentServices) -> Response:
     """POST: a new key, whose `api_key` is told only here.
 
     Raises InvalidRequestError, InvalidNameError, TenantNotFoundError.
@@ -35,13 +81,30 @@ async def create_key(name: str, request: Request, services: CurrentServices) -> 
             services.registry.issue_key, name, name=body.name, expires_at=_expiry(body.expires_at)
         )
     )
-    return JSONResponse({**key_object(issued.key, name), "api_key": issued.text}, 201)
+    answer: NewKeyObject = {**key_object(issued.key, name), "api_key": issued.text}
+    return JSONResponse(answer, 201)
 
 
-async def revoke_key(key_id: str, services: CurrentServices) -> Response:
+@described(
+    Operation(
+        tag="Admin",
+        summary="Revoke a key",
+        answers={
+            200: Answer(
+                content={"application/json": DeletedObject},
+                description="It ended; it stays in the lists.",
+            )
+        },
+        errors=(KeyNotFoundError,),
+    )
+)
+async def revoke_key(
+    key_id: Annotated[str, Path(json_schema_extra={"pattern": "^[0-9a-f]{20}$"})],
+    services: CurrentServices,
+) -> Response:
     """DELETE: the key ends at once; it stays in the lists. Raises KeyNotFoundError."""
     key = await to_thread.run_sync(services.registry.revoke_key, key_id)
-    return JSONResponse({"id": key.id, "object": "api_key", "deleted": True})
+    return JSONResponse(deleted_object(key.id, "api_key"))
 
 
 def _expiry(unix_s: int | None) -> datetime | None:

@@ -5,10 +5,23 @@ from datetime import UTC, datetime
 from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
-from gateway.list_object import list_object
+from gateway.admin.objects import NodeObject
+from gateway.list_object import ListObject, list_object
+from gateway.openapi import Answer, Operation, described
 from gateway.services import CurrentServices
 
 
+@described(
+    Operation(
+        tag="Admin",
+        summary="List the nodes, sorted by host",
+        answers={
+            200: Answer(
+                content={"application/json": ListObject[NodeObject]}, description="All of them."
+            )
+        },
+    )
+)
 async def list_nodes(services: CurrentServices) -> Response:
     """GET, sorted by host; a node that has been silent for too long is `lost`."""
     nodes = await to_thread.run_sync(services.registry.nodes)

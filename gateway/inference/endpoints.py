@@ -126,7 +126,7 @@ def _check_response(body: Mapping[str, Any]) -> None:
 
 def _check_messages(body: Mapping[str, Any]) -> None:
     check_messages(body)
-    required(body, "max_tokens")
+    required(body, "max_tokens", may_be_empty=True)
 
 
 def _check_embeddings(body: Mapping[str, Any]) -> None:

@@ -16,8 +16,10 @@ from gateway.auth import CurrentTenant
 from gateway.body import read_body
 from gateway.errors import AdapterNotReadyError
 from gateway.inference.deadline import request_deadline_s
+from gateway.inference.document import operation_for
 from gateway.inference.endpoints import Endpoint, parse_request
 from gateway.inference.relay import Relay
+from gateway.openapi import described
 from gateway.resolve import Target, resolve
 from gateway.services import CurrentServices
 from gateway.triton import EngineRequest
@@ -91,7 +93,8 @@ def route_of(endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
             meter_of=meter_of,
         )
 
-    return submit
+    submit.__name__ = f"create_{endpoint.name.replace('.', '_')}"
+    return described(operation_for(endpoint))(submit)
 
 
 async def _once_loaded(

@@ -197,7 +197,7 @@ def wait_until_served(name: str, settings: "Settings") -> None:
     from adapter_sync.errors import TritonUnavailableError
     from adapter_sync.triton_repository import GrpcRepository
 
-    triton = GrpcRepository(f"{settings.triton_host}:{settings.triton_grpc_port}")
+    triton = GrpcRepository.of(settings)
     try:
         if name not in triton.states():
             raise AddError(

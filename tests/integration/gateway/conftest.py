@@ -3,12 +3,14 @@
 import uuid
 from collections.abc import Iterator
 
+import huggingface_hub.constants
 import pytest
 
+from tests.hub_server import Hub, running_hub
 from tests.integration.gateway.running import (
     BASE_MODEL,
     FAST_LIMITS,
-    NOT_READY_BASE_MODEL,
+    OTHER_BASE_MODEL,
     Client,
     Gateway,
     Prompt,
@@ -34,9 +36,20 @@ def triton_port(stand_in: StandIn) -> Iterator[int]:
 def gateway(triton_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("data")
     with running_gateway(folder, triton_port, FAST_LIMITS) as gateway:
-        for name in (BASE_MODEL, NOT_READY_BASE_MODEL):
+        for name in (BASE_MODEL, OTHER_BASE_MODEL):
             gateway.registry.put_base_model(base_model(name))
         yield gateway
+
+
+@pytest.fixture(autouse=True)
+def _answers_as_documented(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every answer of the shared gateway, in every test here, is one that its document has."""
+    yield
+    if "gateway" in request.fixturenames:
+        gateway: Gateway = request.getfixturevalue("gateway")
+        departures = list(gateway.conforming.departures)
+        gateway.conforming.departures.clear()
+        assert departures == []
 
 
 @pytest.fixture
@@ -49,6 +62,16 @@ def client(gateway: Gateway) -> Iterator[Client]:
 def other_client(gateway: Gateway) -> Iterator[Client]:
     with client_of(gateway) as client:
         yield client
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with running_hub() as hub:
+        # What HF_ENDPOINT does when the library is imported.
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield hub
 
 
 @pytest.fixture

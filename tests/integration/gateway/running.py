@@ -22,10 +22,10 @@ from adapter_sync.settings import Settings
 from adapter_sync.tiers import load_tiers
 from gateway.app import create_app
 from gateway.limits import Limits
-from tests.integration.gateway.stand_in import READY_BASE_MODEL
+from tests.integration.gateway.conformance import Conforming
 
-BASE_MODEL = READY_BASE_MODEL
-NOT_READY_BASE_MODEL = "org/cold"
+BASE_MODEL = "tiny"
+OTHER_BASE_MODEL = "org/cold"
 HIDDEN = 16
 ADMIN_KEY = "admin-0123456789abcdef0123456789abcdef"
 PATIENCE_S = 10
@@ -48,6 +48,7 @@ class Gateway:
     url: str
     registry: Registry
     data_folder: Path
+    conforming: Conforming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +167,8 @@ def running_gateway(
         lora_tiers_file=tiers_file,
         lora_registry_url=None if registry_url is None else SecretStr(registry_url),
     )
-    config = uvicorn.Config(
-        create_app(settings, limits), port=0, lifespan="on", timeout_graceful_shutdown=1
-    )
+    app = Conforming(create_app(settings, limits))
+    config = uvicorn.Config(app, port=0, lifespan="on", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -178,11 +178,17 @@ def running_gateway(
             assert thread.is_alive(), "the gateway did not start"
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Gateway(url=f"http://127.0.0.1:{port}", registry=registry, data_folder=folder)
+        yield Gateway(
+            url=f"http://127.0.0.1:{port}",
+            registry=registry,
+            data_folder=folder,
+            conforming=app,
+        )
     finally:
         server.should_exit = True
         thread.join()
         registry.close()
+    assert app.departures == []
 
 
 @contextmanager

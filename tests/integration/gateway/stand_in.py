@@ -9,14 +9,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-READY_BASE_MODEL = "tiny"
+STARTING_BASE_MODEL = "starting"
 PATIENCE_S = 10
 PROMPT_TOKENS = 7
 WORDS = ("The", " capital", " is", " Paris", ".")
@@ -57,7 +57,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         return self.exchanges[prompt]
 
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
-        return service_pb2.ModelReadyResponse(ready=request.name == READY_BASE_MODEL)
+        return service_pb2.ModelReadyResponse(ready=request.name != STARTING_BASE_MODEL)
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Response]:  # noqa: N802
         message = next(requests)
@@ -75,9 +75,18 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             attempt=self.attempts[prompt],
         )
         context.add_callback(cancelled.set)
+        threading.Thread(target=_await_cancel, args=(requests, cancelled), daemon=True).start()
         self.exchanges[prompt] = exchange
         self._arrived[prompt].set()
-        yield from SCRIPTS[prompt.partition("#")[0]](exchange)
+        yield from SCRIPTS.get(prompt.partition("#")[0], _hello)(exchange)
+
+
+def _await_cancel(requests: Iterator[Any], cancelled: threading.Event) -> None:
+    """The gateway's word on the same stream that an answer is wanted no more."""
+    with suppress(grpc.RpcError):
+        for message in requests:
+            assert [each.name for each in message.inputs] == ["cancel"]
+            cancelled.set()
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
@@ -85,8 +94,8 @@ def prompt_of(body: Mapping[str, Any]) -> str:
     if "messages" in body:
         body = body["messages"][-1]
     names = ("content", "prompt", "input", "tokens")
-    prompt = next(body[name] for name in names if name in body)
-    return str(prompt[-1] if isinstance(prompt, list) else prompt)
+    prompt = next((body[name] for name in names if name in body), None)
+    return str(prompt[-1] if isinstance(prompt, list) and prompt else prompt)
 
 
 def response(
@@ -122,11 +131,23 @@ def event(word: str, served_name: str) -> bytes:
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
-def whole(text: str, served_name: str) -> bytes:
+def whole(text: str, request: Mapping[str, Any]) -> bytes:
+    """An answer in one piece, in the shape of the endpoint that was asked."""
     message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    answer = {"id": "1", "object": "chat.completion", "created": 1, "model": served_name}
-    return json.dumps({**answer, "choices": [choice]}).encode()
+    answer = {"id": "1", "created": 1, "model": request["served_name"]}
+    chat = {"index": 0, "message": message, "finish_reason": "stop"}
+    completion = {"index": 0, "text": text, "finish_reason": "stop"}
+    shapes: dict[str, dict[str, Any]] = {
+        "chat.completions": {**answer, "object": "chat.completion", "choices": [chat]},
+        "completions": {**answer, "object": "text_completion", "choices": [completion]},
+        "responses": {**answer, "object": "response", "output": [], "status": "completed"},
+        "messages": {**answer, "type": "message", "role": "assistant", "content": []},
+        "messages.count_tokens": {"input_tokens": 1},
+        "embeddings": {**answer, "object": "list", "data": []},
+        "tokenize": {"count": 1, "max_model_len": 128, "tokens": [1]},
+        "detokenize": {"prompt": text},
+    }
+    return json.dumps(shapes[request["endpoint"]]).encode()
 
 
 def _counts(exchange: Exchange) -> Iterator[Response]:
@@ -135,7 +156,7 @@ def _counts(exchange: Exchange) -> Iterator[Response]:
     yield response(usage=(PROMPT_TOKENS, 0))
     if not exchange.stream:
         used = (PROMPT_TOKENS, len(WORDS))
-        yield response(whole("".join(WORDS), served_name), status=200, usage=used)
+        yield response(whole("".join(WORDS), exchange.request), status=200, usage=used)
     else:
         for index, word in enumerate(WORDS):
             used = (PROMPT_TOKENS, index + 1)
@@ -160,7 +181,7 @@ def _takes_the_prompt(exchange: Exchange) -> Iterator[Response]:
 def _hello(exchange: Exchange) -> Iterator[Response]:
     served_name = exchange.request["served_name"]
     if not exchange.stream:
-        yield response(whole("".join(WORDS), served_name), status=200)
+        yield response(whole("".join(WORDS), exchange.request), status=200)
     else:
         for index, word in enumerate(WORDS):
             yield response(event(word, served_name), status=None if index else 200)
@@ -174,7 +195,8 @@ def _lingers(exchange: Exchange) -> Iterator[Response]:
         if message.infer_response.parameters["triton_final_response"].bool_param:
             time.sleep(0.03)
         yield message
-    if not exchange.cancelled.wait(0.03):
+    time.sleep(0.03)
+    if exchange.context.is_active():
         exchange.ended_here.set()
 
 
@@ -195,7 +217,7 @@ def _refuses(exchange: Exchange, *, status: int, code: int | str) -> Iterator[Re
 
 def _starts_then(exchange: Exchange) -> Iterator[Response]:
     served_name = exchange.request["served_name"]
-    payload = event("The", served_name) if exchange.stream else whole("The", served_name)
+    payload = event("The", served_name) if exchange.stream else whole("The", exchange.request)
     yield response(payload, status=200)
 
 

@@ -59,7 +59,6 @@ def test_a_wrong_key_is_told_before_the_body_is_read(gateway: Gateway) -> None:
         ("GET", "/v1/models/", 404, "unknown_url"),
         ("GET", "/nothing", 404, "unknown_url"),
         ("GET", "/docs", 404, "unknown_url"),
-        ("GET", "/openapi.json", 404, "unknown_url"),
         ("GET", "/v1/chat/completions", 405, "method_not_supported"),
         ("PUT", "/v1/adapters", 405, "method_not_supported"),
         ("PUT", "/health/live", 405, "method_not_supported"),
@@ -74,6 +73,11 @@ def test_what_is_not_there_is_told_in_the_envelope(
     assert (error["code"], error["type"]) == (code, "invalid_request_error")
     assert path in error["message"]
     assert ("allow" in answer.headers) == (status == 405)
+
+
+def test_a_path_tells_all_of_its_methods(client: Client) -> None:
+    answer = client.http.request("PATCH", "/v1/aliases/mine")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, PUT")
 
 
 @pytest.mark.parametrize(("sent", "kept"), [("my.id-1", True), ("not valid!", False)])

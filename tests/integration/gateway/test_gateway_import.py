@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
 
 from adapter_sync.blobs import FolderBlobStore
@@ -13,22 +12,12 @@ from adapter_sync.fetcher import Fetcher
 from adapter_sync.intake import Intake
 from adapter_sync.record import AdapterStatus
 from adapter_sync.secret_key import load_secret_key
-from tests.hub_server import Hub, Repo, running_hub
+from tests.hub_server import Hub, Repo
 from tests.integration.gateway.running import BASE_MODEL, Client, Gateway, adapter_weights
 
 CONFIG = b'{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}'
 FILES = {"adapter_model.safetensors": adapter_weights(), "adapter_config.json": CONFIG}
 REPO = "my-org/llama-lora-v3"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running_hub() as hub:
-        # What HF_ENDPOINT does when the library is imported.
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
-        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield hub
 
 
 @contextmanager

@@ -25,7 +25,7 @@ maps = st.builds(
     lambda revision, ranks: LoraMap(
         revision=revision,
         adapters=tuple(
-            LoraMapEntry(lora_name=name, folder=name, rank=rank)
+            LoraMapEntry(lora_name=name, folder=name, rank=rank, name=name)
             for name, rank in sorted(ranks.items())
         ),
     ),

@@ -92,8 +92,10 @@ def with_status(adapter: Adapter, status: AdapterStatus) -> Adapter:
 
 
 def make_map(revision: int, *adapters: Adapter) -> LoraMap:
-    names = sorted(adapter.lora_name for adapter in adapters)
-    entries = tuple(LoraMapEntry(lora_name=name, folder=name, rank=8) for name in names)
+    entries = tuple(
+        LoraMapEntry(lora_name=each.lora_name, folder=each.lora_name, rank=8, name=each.name)
+        for each in sorted(adapters, key=lambda each: each.lora_name)
+    )
     return LoraMap(revision=revision, adapters=entries)
 
 
