@@ -57,6 +57,7 @@ def run(control: str) -> int:
     if lock is None:
         print("adapter_sync: another one runs on this data folder", file=sys.stderr)
         return 1
+    kind = PollControl if control == "poll" else ExplicitControl
     url = f"{settings.triton_host}:{settings.triton_http_port}"
     blobs = FolderBlobStore(settings.blobs_folder)
     try:
@@ -85,7 +86,7 @@ def run(control: str) -> int:
             repository=settings.model_repository.resolve(),
             staging=settings.staging_folder,
             models_dir=settings.lora_models_dir.resolve(),
-            control=PollControl(url) if control == "poll" else ExplicitControl(url),
+            control=kind(url, headers=settings.triton_headers),
             stopping=stopping,
         )
         fetching.join()

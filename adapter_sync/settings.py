@@ -26,6 +26,7 @@ MAX_SOCKET_FOLDER_BYTES = 60
 """A Unix socket's address has 108 bytes; the sockets' own names take up to 42."""
 
 
+TRITON_KEY_HEADER = "lora-triton-key"
 _ADMIN_KEY = re.compile(r"(?!pk-)[!-~]{32,}")
 
 
@@ -86,6 +87,11 @@ class Settings(BaseSettings):
     lora_request_timeout_s: float = Field(
         default=1800, gt=0, description="how long a request for tokens may take, in seconds"
     )
+    lora_triton_key: Annotated[SecretStr, AfterValidator(_strong)] | None = Field(
+        default=None,
+        description="the key that Triton's own ports ask for, 32 characters or more; without it "
+        "they ask for none",
+    )
     triton_host: str = Field(default="127.0.0.1", description="Triton's address")
     triton_http_port: Port = Field(default=8000, description="Triton's HTTP port")
     triton_grpc_port: Port = Field(default=8001, description="Triton's gRPC port")
@@ -103,6 +109,17 @@ class Settings(BaseSettings):
         """Read the `.env` of the home folder, wherever the process was started."""
         dotenv = DotEnvSettingsSource(settings_cls, env_file=home() / ".env")
         return init_settings, env_settings, dotenv, file_secret_settings
+
+    @property
+    def triton_headers(self) -> dict[str, str]:
+        """What Triton's HTTP port is to be sent with each request."""
+        key = self.lora_triton_key
+        return {} if key is None else {TRITON_KEY_HEADER: key.get_secret_value()}
+
+    @property
+    def triton_metadata(self) -> dict[str, str]:
+        """The same for its gRPC port, which has a prefix of its own."""
+        return {f"triton-grpc-protocol-{k}": value for k, value in self.triton_headers.items()}
 
     @property
     def registry_url(self) -> str:

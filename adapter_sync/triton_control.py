@@ -8,8 +8,10 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/pro
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from adapter_sync.engine_status import EngineAdapter, EngineStatus
@@ -51,21 +53,22 @@ class ExplicitControl:
         self,
         url: str,
         *,
+        headers: Mapping[str, str] = MappingProxyType({}),
         load_deadline_s: float = LOAD_DEADLINE_S,
         status_deadline_s: float = STATUS_DEADLINE_S,
     ) -> None:
-        self._url = url
+        self._server = _Server(url=url, headers=headers)
         self._load_deadline_s = load_deadline_s
         self._status_deadline_s = status_deadline_s
 
     def commit(self, companion: str, revision: int) -> None:  # noqa: ARG002
         """Load the companion anew; the earlier one serves until this one has handed over."""
         path = f"/v2/repository/models/{companion}/load"
-        _checked(_call(self._url, "POST", path, deadline_s=self._load_deadline_s))
+        _checked(_call(self._server, "POST", path, deadline_s=self._load_deadline_s))
 
     def status(self, companion: str) -> EngineStatus | None:
         """How the adapters fare."""
-        return _status(self._url, companion, self._status_deadline_s)
+        return _status(self._server, companion, self._status_deadline_s)
 
 
 class PollControl:
@@ -75,10 +78,11 @@ class PollControl:
         self,
         url: str,
         *,
+        headers: Mapping[str, str] = MappingProxyType({}),
         deadline_s: float = POLL_DEADLINE_S,
         status_deadline_s: float = STATUS_DEADLINE_S,
     ) -> None:
-        self._url = url
+        self._server = _Server(url=url, headers=headers)
         self._deadline_s = deadline_s
         self._status_deadline_s = status_deadline_s
 
@@ -102,15 +106,23 @@ class PollControl:
 
     def status(self, companion: str) -> EngineStatus | None:
         """How the adapters fare."""
-        return _status(self._url, companion, self._status_deadline_s)
+        return _status(self._server, companion, self._status_deadline_s)
 
 
-def _status(url: str, companion: str, deadline_s: float) -> EngineStatus | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Server:
+    """Triton's HTTP port, and what is sent with every request."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+def _status(server: _Server, companion: str, deadline_s: float) -> EngineStatus | None:
     model = f"/v2/models/{companion}"
-    status, _ = _call(url, "GET", f"{model}/ready", deadline_s=deadline_s)
+    status, _ = _call(server, "GET", f"{model}/ready", deadline_s=deadline_s)
     if status != HTTPStatus.OK:
         return None
-    answer = _checked(_call(url, "POST", f"{model}/infer", _QUESTION, deadline_s=deadline_s))
+    answer = _checked(_call(server, "POST", f"{model}/infer", _QUESTION, deadline_s=deadline_s))
     try:
         (output,) = json.loads(answer)["outputs"]
         return _engine_status(json.loads(output["data"][0]))
@@ -139,12 +151,12 @@ def _engine_status(document: Mapping[str, Any]) -> EngineStatus:
 
 
 def _call(
-    url: str, method: str, path: str, body: bytes | None = None, *, deadline_s: float
+    server: _Server, method: str, path: str, body: bytes | None = None, *, deadline_s: float
 ) -> tuple[int, bytes]:
     """The answer's HTTP status and body. Raises TritonUnavailableError."""
-    connection = HTTPConnection(url, timeout=deadline_s)
+    connection = HTTPConnection(server.url, timeout=deadline_s)
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, dict(server.headers))
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, HTTPException) as error:

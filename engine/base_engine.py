@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import psutil
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -161,7 +162,7 @@ class BaseEngine:
             raise
         except UnknownAdapterError as error:
             responder.fail(Failure.NOT_FOUND, str(error))
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (ValueError, TypeError, NotImplementedError, VLLMClientError) as error:
             responder.fail(Failure.INVALID_ARG, str(error))
         except Exception:
             log.exception("request.failed")

@@ -100,7 +100,9 @@ async def open_services(
 ) -> AsyncIterator[Services]:
     """The gateway's parts, closed at the end. Raises ConfigurationError."""
     registry = await to_thread.run_sync(Registry.open, settings.registry_url, tiers)
-    triton = TritonClient(f"{settings.triton_host}:{settings.triton_grpc_port}")
+    triton = TritonClient(
+        f"{settings.triton_host}:{settings.triton_grpc_port}", settings.triton_metadata
+    )
     try:
         blobs = FolderBlobStore(settings.blobs_folder)
         intake = Intake(registry, blobs, settings.staging_folder)

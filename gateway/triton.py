@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import grpc
@@ -98,7 +99,8 @@ class EngineClient(Protocol):
 class TritonClient:
     """EngineClient over one gRPC channel, which belongs to the running event loop."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._metadata = tuple(metadata.items())
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._ending: set[asyncio.Task[None]] = set()
@@ -111,7 +113,9 @@ class TritonClient:
     @asynccontextmanager
     async def call(self, base_model: str, request: EngineRequest) -> AsyncIterator[EngineCall]:
         """One ModelStreamInfer of one request."""
-        call = TritonCall(self._stub.ModelStreamInfer(), infer_request(base_model, request))
+        call = TritonCall(
+            self._stub.ModelStreamInfer(metadata=self._metadata), infer_request(base_model, request)
+        )
         try:
             yield call
         finally:

@@ -19,6 +19,7 @@ from stack.installation import free_ports
 from adapter_sync.engine_status import EngineStatus
 from adapter_sync.lora_map import companion_name
 from adapter_sync.registry import Registry
+from adapter_sync.settings import TRITON_KEY_HEADER
 from adapter_sync.triton_control import ExplicitControl
 
 Found = TypeVar("Found")
@@ -71,7 +72,10 @@ class Stack:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
 
     def engine(self) -> EngineStatus | None:
-        return ExplicitControl(self.triton_url).status(companion_name(BASE_MODEL))
+        key = self.environment.get("LORA_TRITON_KEY")
+        headers = {} if key is None else {TRITON_KEY_HEADER: key}
+        control = ExplicitControl(self.triton_url, headers=headers)
+        return control.status(companion_name(BASE_MODEL))
 
     def engine_pids(self) -> tuple[int, ...]:
         status = wait_for(self.engine, "the companion")

@@ -244,7 +244,8 @@ def engine_pids(settings: "Settings") -> list[int]:
     from adapter_sync.lora_map import companion_name
     from adapter_sync.triton_control import ExplicitControl
 
-    control = ExplicitControl(f"{settings.triton_host}:{settings.triton_http_port}")
+    url = f"{settings.triton_host}:{settings.triton_http_port}"
+    control = ExplicitControl(url, headers=settings.triton_headers)
     deadline = time.monotonic() + START_DEADLINE_S
     while time.monotonic() < deadline:
         status = control.status(companion_name(BASE_MODEL))

@@ -38,6 +38,8 @@ settings, from the environment or a .env file in the checkout (relative folders 
   LORA_REQUEST_TIMEOUT_S
                        how long a request for tokens may take (default: 1800); a client asks for
                        less in the x-request-timeout header
+  LORA_TRITON_KEY      what Triton's own ports ask for in the header lora-triton-key; without it
+                       they ask for nothing
   GATEWAY_HOST         default 127.0.0.1
   GATEWAY_PORT         default 8080
   TRITON_HTTP_PORT     default 8000

@@ -34,6 +34,17 @@ PR_SET_CHILD_SUBREAPER = 36
 EXIT_TIMEOUT_S = 20
 VLLM_SOCKETS = "vllm"
 POLL_PERIOD_S = 1
+RESTRICTED = (
+    "inference",
+    "logging",
+    "metadata",
+    "model-config",
+    "model-repository",
+    "shared-memory",
+    "statistics",
+    "trace",
+)
+"""Triton's APIs that ask for LORA_TRITON_KEY, if there is one."""
 BUNDLED = ROOT / ".runtime" / "triton" / "pytriton" / "tritonserver"
 
 
@@ -86,6 +97,13 @@ def command(settings: Settings, control: str) -> list[str]:
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(settings)}",
         f"--model-control-mode={control}",
     ]
+    if settings.triton_headers:
+        # All but health, which probes ask for. It shows in the list of processes.
+        ((header, key),) = settings.triton_headers.items()
+        words += [
+            f"--{option}={','.join(RESTRICTED)}:{header}={key}"
+            for option in ("http-restricted-api", "grpc-restricted-protocol")
+        ]
     if control == "poll":
         words.append(f"--repository-poll-secs={POLL_PERIOD_S}")
     else:
@@ -100,7 +118,7 @@ def environment(settings: Settings) -> dict[str, str]:
     libraries = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
     # vLLM would ask every request for its key; here the gateway asks for the tenants' keys. The
     # admin's is the gateway's alone.
-    kept_out = ("VLLM_API_KEY", "LORA_ADMIN_KEY")
+    kept_out = ("VLLM_API_KEY", "LORA_ADMIN_KEY", "LORA_TRITON_KEY")
     inherited = {name: value for name, value in os.environ.items() if name not in kept_out}
     sockets = settings.socket_folder / VLLM_SOCKETS
     sockets.mkdir(parents=True, exist_ok=True)

@@ -4,16 +4,45 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
 
+from adapter_sync.settings import TRITON_KEY_HEADER
 from tests.stack_process import BASE_MODEL, Stack, running_stack, stop, upload, wait_for
+
+TRITON_KEY = "triton-0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
 def poll_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A second installation, beside the one of the other tests, that polls."""
-    with running_stack(tmp_path_factory.mktemp("poll"), control="poll") as running:
+    """A second installation, beside the one of the other tests, that polls and wants a key."""
+    folder, settings = tmp_path_factory.mktemp("poll"), {"LORA_TRITON_KEY": TRITON_KEY}
+    with running_stack(folder, control="poll", settings=settings) as running:
         yield running
+
+
+def test_triton_asks_for_its_key(poll_stack: Stack) -> None:
+    model = f"http://{poll_stack.triton_url}/v2/models/{BASE_MODEL}"
+    body = {"text_input": "Once", "sampling_parameters": '{"max_tokens": 2}'}
+    assert httpx.get(f"{model}/ready").status_code == 200
+    refused = [
+        httpx.post(f"{model}/generate", json=body),
+        httpx.post(f"{model}/generate", json=body, headers={TRITON_KEY_HEADER: "wrong"}),
+        httpx.post(f"http://{poll_stack.triton_url}/v2/repository/index"),
+    ]
+    assert [answer.status_code for answer in refused] == [403, 403, 403]
+    keyed = httpx.post(
+        f"{model}/generate", json=body, headers={TRITON_KEY_HEADER: TRITON_KEY}, timeout=60
+    )
+    assert keyed.status_code == 200
+    url = f"127.0.0.1:{poll_stack.environment['TRITON_GRPC_PORT']}"
+    with grpcclient.InferenceServerClient(url) as client:
+        with pytest.raises(InferenceServerException):
+            client.get_model_metadata(BASE_MODEL)
+        headers = {f"triton-grpc-protocol-{TRITON_KEY_HEADER}": TRITON_KEY}
+        assert client.get_model_metadata(BASE_MODEL, headers=headers).name == BASE_MODEL
 
 
 def test_an_adapter_is_hot_loaded_replaced_and_deleted_without_a_load_call(

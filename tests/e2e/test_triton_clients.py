@@ -46,15 +46,17 @@ def http(stack: Stack) -> Iterator[httpx.Client]:
 
 def inputs(module: Any, **values: Any) -> list[Any]:
     """One tensor each, as vllm_backend's sample client makes them."""
-    made = []
-    for name, value in {"text_input": PROMPT, **values}.items():
-        is_flag = isinstance(value, bool)
-        data = value if is_flag else (value if isinstance(value, str) else json.dumps(value))
-        array = np.array(
-            [data if is_flag else data.encode()], dtype=bool if is_flag else np.object_
-        )
-        made.append(module.InferInput(name, [1], "BOOL" if is_flag else "BYTES"))
-        made[-1].set_data_from_numpy(array)
+    return [tensor(module, name, each) for name, each in {"text_input": PROMPT, **values}.items()]
+
+
+def tensor(module: Any, name: str, value: Any) -> Any:
+    if isinstance(value, bool):
+        made = module.InferInput(name, [1], "BOOL")
+        made.set_data_from_numpy(np.array([value]))
+        return made
+    text = value if isinstance(value, str) else json.dumps(value)
+    made = module.InferInput(name, [1], "BYTES")
+    made.set_data_from_numpy(np.array([text.encode()], dtype=np.object_))
     return made
 
 
@@ -65,8 +67,7 @@ def streamed(url: str, **values: Any) -> list[Any]:
 
     def note(result: Any, error: Any) -> None:
         results.append(error or result)
-        final = error is not None or result.get_response().parameters["triton_final_response"]
-        if error is not None or final.bool_param:
+        if error is not None or is_final(result):
             ended.set()
 
     with grpcclient.InferenceServerClient(url) as client:
@@ -77,6 +78,10 @@ def streamed(url: str, **values: Any) -> list[Any]:
         assert ended.wait(60)
         client.stop_stream()
     return results
+
+
+def is_final(result: Any) -> bool:
+    return bool(result.get_response().parameters["triton_final_response"].bool_param)
 
 
 def text_of(results: list[Any]) -> str:
@@ -120,7 +125,7 @@ async def _by_asyncio(url: str) -> str:
             assert error is None
             assert result.get_response().id == "7"
             texts.append(result.as_numpy("text_output")[0].decode())
-            if result.get_response().parameters["triton_final_response"].bool_param:
+            if is_final(result):
                 break
         return PROMPT + "".join(texts)
 
@@ -173,25 +178,27 @@ def test_the_companion_tells_what_may_be_asked_for(stack: Stack, lora_id: str) -
 
 
 @pytest.mark.parametrize(
-    ("values", "status", "words"),
+    ("values", "words"),
     [
-        ({"sampling_parameters": {"lora_name": "nobody's"}}, 404, "There is no adapter"),
-        ({"sampling_parameters": {"temperature": -1}}, 400, "temperature"),
-        ({"sampling_parameters": {"temprature": 1}}, 400, "temprature"),
-        ({"sampling_parameters": "{"}, 400, "not JSON"),
-        ({"image": "aGVsbG8="}, 400, "text only"),
-        ({"text_input": "x " * 4000}, 400, "maximum context length"),
+        ({"sampling_parameters": {"lora_name": "nobody's"}}, "There is no adapter"),
+        ({"sampling_parameters": {"temperature": -1}}, "temperature"),
+        ({"sampling_parameters": {"temprature": 1}}, "temprature"),
+        ({"sampling_parameters": "{"}, "not JSON"),
+        ({"image": "aGVsbG8="}, "text only"),
+        ({"text_input": "x " * 4000}, "maximum context length"),
     ],
 )
-def test_what_is_refused_has_a_status_and_a_reason(
-    http: httpx.Client, grpc_url: str, values: dict[str, Any], status: int, words: str
+def test_what_is_refused_has_a_reason(
+    http: httpx.Client, grpc_url: str, values: dict[str, Any], words: str
 ) -> None:
     body = {"text_input": PROMPT, **values}
     asked = body.get("sampling_parameters")
     if isinstance(asked, dict):
         body["sampling_parameters"] = json.dumps(asked)
     answer = http.post(f"/v2/models/{BASE_MODEL}/generate", json=body)
-    assert (answer.status_code, words in answer.text) == (status, True), answer.text
+    # Triton's HTTP endpoint says 400 whatever the error's code is.
+    assert answer.status_code == 400
+    assert words in answer.text
     assert "adp_" not in answer.text
     (error,) = streamed(grpc_url, **values)
     assert isinstance(error, InferenceServerException)
@@ -257,17 +264,16 @@ def test_a_client_of_the_gateways_that_leaves_ends_its_request_in_the_engine(
         "ignore_eos": True,
         "stream": stream,
     }
-    key = stack.new_key(f"leaves-{uuid.uuid4().hex}")
-    with stack.api(key) as api:
-        asking = threading.Thread(target=_ask_and_leave, args=(api, body))
-        asking.start()
-        wait_for(lambda: in_flight(stack) == 1, "the request")
-        asking.join()
+    with stack.api(stack.new_key(f"leaves-{uuid.uuid4().hex}")) as api:
+        request = api.build_request("POST", "/v1/chat/completions", json=body)
+        if stream:
+            answer = api.send(request, stream=True)
+            next(answer.iter_raw())
+        else:
+            request.extensions["timeout"] = httpx.Timeout(5, read=1).as_dict()
+            with pytest.raises(httpx.ReadTimeout):
+                api.send(request)
+    # Its connection is closed: the client has gone.
+    left = time.monotonic()
     wait_for(lambda: in_flight(stack) == 0, "the end of it", deadline_s=5)
-
-
-def _ask_and_leave(api: httpx.Client, body: dict[str, Any]) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        api.post("/v1/chat/completions", json=body, timeout=httpx.Timeout(2, read=2)).read()
-        time.sleep(3)
-        raise httpx.ReadTimeout("a stream goes on")
+    assert time.monotonic() - left < 5
