@@ -38,6 +38,10 @@ class Residency(StrEnum):
     DISK = "disk"
 
 
+_PREFERENCE = (AdapterState.LOADED, AdapterState.ON_DISK, AdapterState.FAILED)
+"""Which of an adapter's contents is meant by its id."""
+
+
 class UnknownAdapterError(LookupError):
     """The engine serves no adapter of that lora_name, or could not add it."""
 
@@ -189,19 +193,21 @@ class AdapterTable(Generic[Request]):
     def named(self, name: str) -> str:
         """The lora_name that a client means: itself, or an adapter's id for what serves of it.
 
-        Raises UnknownAdapterError, which tells of no other adapter.
+        That is the newest content that the engine has, not one that it is yet to add or has
+        refused while an earlier one serves. Raises UnknownAdapterError, which tells of no other
+        adapter.
         """
         if name in self._adapters:
             return name
-        served = [
-            each.lora_name
-            for each in self._adapters.values()
+        contents = [
+            each
+            # The newest was registered last.
+            for each in reversed(self._adapters.values())
             if each.lora_name.startswith(f"{name}@") and not each.is_draining()
         ]
-        if not served:
+        if not contents:
             raise UnknownAdapterError(f"There is no adapter '{name}'.")
-        # The newest is the one that was registered last.
-        return served[-1]
+        return min(contents, key=lambda each: _PREFERENCE.index(each.state)).lora_name
 
     @asynccontextmanager
     async def lease(self, lora_name: str) -> AsyncIterator[None]:

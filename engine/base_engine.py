@@ -26,7 +26,7 @@ from engine.adapter_table import AdapterTable, UnknownAdapterError
 from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
 from engine.handover import HandoverServer
 from engine.native_answer import NativeAnswer
-from engine.native_generation import SAMPLING_TYPES, generate_text
+from engine.native_generation import SAMPLING_TYPES, generate_text, sampling_params
 from engine.native_request import NativeRequestError, Tensors, parse_native_request
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.responses import Failure
@@ -173,25 +173,27 @@ class BaseEngine:
     async def _answer_native(
         self, tensors: Tensors, parameters: str, responder: NativeResponder
     ) -> None:
-        if "text_input" not in tensors:
-            raise NativeRequestError("one of text_input and openai_request must be there")
+        if ("text_input" in tensors) is ("openai_request" in tensors):
+            raise NativeRequestError("text_input: one of it and openai_request must be there")
         request = parse_native_request(tensors, parameters, sampling_types=SAMPLING_TYPES)
         if "generate" not in await self._engine.get_supported_tasks():
             raise NativeRequestError("text_input: this model makes embeddings, not text")
         lora_name = request.lora_name and self._known_name(request.lora_name)
-        answer = NativeAnswer(request, choices=request.sampling.get("n", 1))
-        output: Any = None
+        sampling = sampling_params(request)
+        answer = NativeAnswer(request, choices=sampling.n)
         async with (
             self._lease(lora_name),
             aclosing(
-                generate_text(self._engine, request, self._app.lora_requests.get(lora_name or ""))
+                generate_text(self._engine, request.prompt, sampling, self._lora(lora_name))
             ) as outputs,
         ):
+            # One output alone, the last, when it is no stream.
             async for output in outputs:
-                if request.stream:
-                    responder.send(answer.tensors(output), final=output.finished)
-        if not request.stream:
-            responder.send(answer.tensors(output), final=True)
+                responder.send(answer.tensors(output), final=output.finished)
+
+    def _lora(self, lora_name: str | None) -> LoRARequest | None:
+        """The request of a leased adapter; without one the base model would answer."""
+        return None if lora_name is None else self._app.lora_requests[lora_name]
 
     def _known_name(self, name: str) -> str:
         return self._table.named(name) if self._table is not None else name

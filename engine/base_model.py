@@ -53,10 +53,17 @@ class TritonPythonModel:
                 self._cancel(cancelled.item().decode(errors="replace"))
                 sender = request.get_response_sender()
                 sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-            elif (openai_request := _input(request, "openai_request")) is not None:
-                self._answer(request, openai_request.item())
             else:
-                self._answer_native(request)
+                self._answer_any(request)
+
+    def _answer_any(self, request: Any) -> None:
+        found = {name: _input(request, name) for name in ("openai_request", *INPUTS)}
+        tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
+        # Beside a text it is one of two questions in a request, which is refused as such.
+        if "openai_request" in tensors and "text_input" not in tensors:
+            self._answer(request, tensors["openai_request"].item())
+        else:
+            self._answer_native(request, tensors)
 
     def _answer(self, request: Any, openai_request: bytes) -> None:
         response = self._responses.open(request.get_response_sender())
@@ -71,10 +78,8 @@ class TritonPythonModel:
         if (answered := self._running.get(request_id)) is not None:
             answered.cancel()
 
-    def _answer_native(self, request: Any) -> None:
+    def _answer_native(self, request: Any, tensors: "Mapping[str, NDArray[Any]]") -> None:
         response = self._responses.open_native(request.get_response_sender())
-        found = {name: _input(request, name) for name in INPUTS}
-        tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
         answered = self._run(self._engine.answer_native(tensors, request.parameters(), response))
         response.on_cancel(answered.cancel)
 

@@ -46,31 +46,30 @@ class NativeAnswer:
         return {
             "finish_reason": _strings(reasons),
             "cumulative_logprob": np.array(self._cumulative, dtype=np.float32),
-            "logprobs": _strings([_logprobs(choice) for choice in choices]),
+            "logprobs": _strings([self._logprobs(choice) for choice in choices]),
             "num_input_tokens": np.array([len(output.prompt_token_ids or ())], dtype=np.uint32),
             "num_output_tokens": np.array(counts, dtype=np.uint32),
         }
+
+    def _logprobs(self, choice: Any) -> str:
+        """A JSON array with an object of tokens for each position; null when not asked for."""
+        asked = "logprobs" in self._request.sampling
+        if not asked or choice is None or choice.logprobs is None:
+            return "null"
+        return json.dumps([_position(tokens) for tokens in choice.logprobs])
+
+
+def _position(tokens: Mapping[int, Any]) -> dict[str, Any]:
+    return {
+        str(token_id): {
+            "logprob": each.logprob,
+            "rank": each.rank,
+            "decoded_token": each.decoded_token,
+        }
+        for token_id, each in tokens.items()
+    }
 
 
 def _strings(texts: list[str]) -> NDArray[Any]:
     # A lone surrogate, which half a character may be, has no UTF-8.
     return np.array([text.encode(errors="replace") for text in texts], dtype=np.object_)
-
-
-def _logprobs(choice: Any) -> str:
-    """A JSON array with an object of tokens for each position; "null" when none were asked for."""
-    if choice is None or choice.logprobs is None:
-        return "null"
-    return json.dumps(
-        [
-            {
-                str(token_id): {
-                    "logprob": each.logprob,
-                    "rank": each.rank,
-                    "decoded_token": each.decoded_token,
-                }
-                for token_id, each in position.items()
-            }
-            for position in choice.logprobs
-        ]
-    )

@@ -12,7 +12,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from engine.native_request import NativeRequest
 
-# What the engine sets for itself, and ways past its tokenizer or into its plug-ins.
+# What the engine sets for itself, ways past its tokenizer or into its plug-ins, and what changes
+# or makes outputs that no tensor has.
 _NOT_FOR_CLIENTS = frozenset(
     {
         "detokenize",
@@ -20,8 +21,12 @@ _NOT_FOR_CLIENTS = frozenset(
         "flat_logprobs",
         "output_kind",
         "output_text_buffer_length",
+        "prompt_logprob_start",
+        "prompt_logprob_token_ids",
+        "routed_experts_prompt_start",
         "skip_clone",
         "structured_outputs",
+        "trace_decode_token_ids",
     }
 )
 SAMPLING_TYPES: Mapping[str, Any] = MappingProxyType(
@@ -34,13 +39,10 @@ SAMPLING_TYPES: Mapping[str, Any] = MappingProxyType(
 """The sampling parameters that a request may have, with their types."""
 
 
-async def generate_text(
-    engine: AsyncLLM, request: NativeRequest, lora_request: LoRARequest | None
-) -> AsyncGenerator[Any, None]:
-    """VLLM's RequestOutputs: of a stream what is new each time, else one with everything.
+def sampling_params(request: NativeRequest) -> SamplingParams:
+    """VLLM's sampling parameters: a stream gives what is new each time, else all comes at once.
 
-    Closing it aborts the request in the engine. Raises ValueError and TypeError for what vLLM
-    does not take.
+    Raises ValueError and TypeError for what vLLM does not take.
     """
     structured = request.structured_outputs
     sampling = SamplingParams(
@@ -48,10 +50,23 @@ async def generate_text(
         structured_outputs=None if structured is None else StructuredOutputsParams(**structured),
         output_kind=RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY,
     )
+    if sampling.logprobs is None and "return_cumulative_logprob" in request.returns:
+        # vLLM adds up what it was asked for alone.
+        sampling.logprobs = 0
+    return sampling
+
+
+async def generate_text(
+    engine: AsyncLLM, prompt: str, sampling: SamplingParams, lora_request: LoRARequest | None
+) -> AsyncGenerator[Any, None]:
+    """VLLM's RequestOutputs. Closing it aborts the request in the engine.
+
+    Raises ValueError for a prompt or a parameter that vLLM does not take.
+    """
     renderer = engine.renderer
-    parsed = parse_model_prompt(engine.model_config, request.prompt)
-    (prompt,) = await renderer.render_cmpl_async([parsed], renderer.default_cmpl_tok_params)
+    parsed = parse_model_prompt(engine.model_config, prompt)
+    (rendered,) = await renderer.render_cmpl_async([parsed], renderer.default_cmpl_tok_params)
     async for output in engine.generate(
-        prompt, sampling, uuid.uuid4().hex, lora_request=lora_request
+        rendered, sampling, uuid.uuid4().hex, lora_request=lora_request
     ):
         yield output

@@ -127,7 +127,11 @@ def _structured_outputs(asked: dict[str, Any]) -> Mapping[str, Any] | None:
     found = [asked.pop(name) for name in _STRUCTURED if name in asked]
     if not found:
         return None
-    value = found[0]
+    if len(found) > 1:
+        raise NativeRequestError(
+            f"sampling_parameters: {' and '.join(_STRUCTURED)} are one thing: give one of them"
+        )
+    (value,) = found
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -34,13 +34,13 @@ class Output:
     finished: bool = False
 
 
-def answer(*returns: str, choices: int = 1, stream: bool = False) -> NativeAnswer:
+def answer(*returns: str, choices: int = 1, stream: bool = False, **sampling: int) -> NativeAnswer:
     request = NativeRequest(
         prompt="Once ",
         stream=stream,
         prepend_prompt=not stream,
         lora_name=None,
-        sampling={},
+        sampling=sampling,
         structured_outputs=None,
         returns=frozenset(returns),
     )
@@ -66,7 +66,9 @@ def test_a_stream_has_only_what_is_new() -> None:
 
 def test_everything_that_is_wanted_is_there_in_its_type() -> None:
     logprobs = [{7: Logprob(-0.5, 1, "upon")}]
-    tensors = answer(*RETURNS).tensors(Output([Choice(0, "upon", [7], "stop", -0.5, logprobs)]))
+    tensors = answer(*RETURNS, logprobs=1).tensors(
+        Output([Choice(0, "upon", [7], "stop", -0.5, logprobs)])
+    )
     assert texts(tensors["finish_reason"]) == ["stop"]
     assert tensors["cumulative_logprob"].dtype == np.float32
     assert tensors["cumulative_logprob"].tolist() == [-0.5]
@@ -78,7 +80,9 @@ def test_everything_that_is_wanted_is_there_in_its_type() -> None:
 
 
 def test_logprobs_that_were_not_asked_for_are_null() -> None:
-    tensors = answer("return_logprobs").tensors(Output([Choice(0, "upon", [7])]))
+    # vLLM gives some also when only their sum is wanted.
+    some = [{7: Logprob(-0.5, 1, "upon")}]
+    tensors = answer("return_logprobs").tensors(Output([Choice(0, "upon", [7], None, -0.5, some)]))
     assert texts(tensors["logprobs"]) == ["null"]
 
 

@@ -103,6 +103,10 @@ def test_what_is_to_be_returned_is_known() -> None:
         ({"sampling_parameters": sampling(lora_name=5)}, "lora_name must be a string"),
         ({"sampling_parameters": sampling(structured_outputs="{")}, "structured_outputs is not"),
         ({"sampling_parameters": sampling(structured_outputs=5)}, "structured_outputs must be"),
+        (
+            {"sampling_parameters": sampling(structured_outputs={}, guided_decoding={})},
+            "structured_outputs and guided_decoding are one thing",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tensors: dict[str, Any], words: str) -> None:
