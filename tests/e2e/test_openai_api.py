@@ -207,6 +207,7 @@ def test_anthropics_client_gets_messages(claude: anthropic.Anthropic, model: str
 def test_anthropics_client_calls_a_tool(claude: anthropic.Anthropic) -> None:
     tool: anthropic.types.ToolParam = {
         "name": "get_weather",
+        "strict": True,
         "input_schema": {
             "type": "object",
             "properties": {"city": {"enum": ["Paris", "London"]}},
