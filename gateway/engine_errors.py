@@ -19,6 +19,10 @@ _VALIDATION = re.compile(
     r"'msg': (?P<quote>['\"])(?:Value error, )?(?P<words>.*?)(?P=quote), 'input'",
     re.DOTALL,
 )
+# What str() of a VLLMValidationError ends with: `param` says the first, and the second may be long.
+_PARAMETER = re.compile(r" \(parameter=\w+(?:, value=.*)?\)\Z", re.DOTALL)
+# Agents shorten their conversation when they see the code.
+_TOO_LONG = re.compile(r"maximum context length|exceeds the max_model_len")
 _ADAPTER_NOT_LOADED = "adapter_not_loaded"
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
@@ -37,17 +41,30 @@ def engine_error(
         return TritonUnavailableError(message)
     if status >= _SERVER_ERROR:
         return EngineFailedError(message)
-    param = error["param"] if isinstance(error.get("param"), str) else None
-    if (invalid := _VALIDATION.match(message)) is not None:
-        param = param or invalid["field"] or None
-        words = invalid["words"].rstrip(".")
-        message = f"Invalid '{param}': {words}." if param else f"{words}."
+    words, param = _plain(message, error["param"] if isinstance(error.get("param"), str) else None)
     return EngineRefusedError(
-        public_words(message, lora_name=lora_name, served_name=served_name),
+        public_words(words, lora_name=lora_name, served_name=served_name),
         status=status,
         param=param,
-        code=code,
+        code=code or _code_of(words, param),
     )
+
+
+def _plain(message: str, param: str | None) -> tuple[str, str | None]:
+    """What vLLM says and of which field, in a sentence and without the ways of its classes."""
+    if (invalid := _VALIDATION.match(message)) is None:
+        return _PARAMETER.sub("", message), param
+    field = invalid["field"] or None
+    words = invalid["words"].rstrip(".")
+    return (f"Invalid '{field}': {words}." if field else f"{words}."), field
+
+
+def _code_of(words: str, param: str | None) -> str | None:
+    if _TOO_LONG.search(words) is not None:
+        return "context_length_exceeded"
+    if words.endswith("': Field required."):
+        return "missing_required_parameter"
+    return param and "invalid_value"
 
 
 def public_words(message: str, *, lora_name: str | None, served_name: str) -> str:

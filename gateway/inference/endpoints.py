@@ -14,6 +14,7 @@ from gateway.inference.fields import (
     check_forbidden,
     check_length,
     check_messages,
+    check_object,
     check_range,
     check_stream_options,
     empty_array,
@@ -92,6 +93,7 @@ def _check_generation(body: Mapping[str, Any]) -> None:
     check_stream_options(body, stream=flag(body, "stream"))
     check_range(body, "n", 1, MAX_CHOICES)
     check_length(body, "stop", MAX_STOPS)
+    check_object(body, "structured_outputs")
 
 
 def _check_tools(body: Mapping[str, Any]) -> None:

@@ -80,14 +80,16 @@ def check_forbidden(body: Mapping[str, Any]) -> None:
         raise unsupported(name, f"'{name}' can't be set by a client")
 
 
+def check_object(body: Mapping[str, Any], name: str) -> None:
+    """An object, if it is there. For fields that vLLM looks into before it checks their type."""
+    if not isinstance(body.get(name), dict | None):
+        raise wrong_type(name, "an object", body[name])
+
+
 def check_stream_options(body: Mapping[str, Any], *, stream: bool) -> None:
     """An object, and only for a stream."""
-    options = body.get("stream_options")
-    if options is None:
-        return
-    if not isinstance(options, dict):
-        raise wrong_type("stream_options", "an object", options)
-    if not stream:
+    check_object(body, "stream_options")
+    if body.get("stream_options") is not None and not stream:
         raise only_with("stream_options", "'stream' is enabled")
 
 

@@ -17,14 +17,15 @@ def _vllm_error(message: str, *, code: int | str = 400, param: str | None = None
 
 
 def test_a_refusal_becomes_the_openai_envelope() -> None:
-    payload = _vllm_error("max_tokens must be at least 1", param="max_tokens")
+    words = "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)"
+    payload = _vllm_error(words, param="max_tokens")
     error = engine_error(400, payload, lora_name=None, served_name="base")
     assert json.loads(answer_for(error).body) == {
         "error": {
-            "message": "max_tokens must be at least 1",
+            "message": "max_tokens must be at least 1, got 0.",
             "type": "invalid_request_error",
             "param": "max_tokens",
-            "code": None,
+            "code": "invalid_value",
         }
     }
 
@@ -33,6 +34,35 @@ def test_a_code_that_is_a_string_is_kept() -> None:
     payload = _vllm_error("too long", code="context_length_exceeded")
     error = engine_error(400, payload, lora_name=None, served_name="base")
     assert error.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "code"),
+    [
+        (
+            (
+                "This model's maximum context length is 2048 tokens. However, your prompt contains at "
+                "least 2049 input tokens. (parameter=input_tokens, value=2049)"
+            ),
+            "input_tokens",
+            "context_length_exceeded",
+        ),
+        (
+            "The engine prompt length 2048 exceeds the max_model_len 2048. Please reduce prompt.",
+            "input",
+            "context_length_exceeded",
+        ),
+        ("temperature must be in [0, 2], got 3.0.", "temperature", "invalid_value"),
+        ("stop cannot contain an empty string.", None, None),
+    ],
+)
+def test_a_refusal_gets_a_code_that_clients_know(
+    message: str, param: str | None, code: str | None
+) -> None:
+    payload = _vllm_error(message, param=param)
+    error = engine_error(400, payload, lora_name=None, served_name="base")
+    assert (error.param, error.code) == (param, code)
+    assert "(parameter=" not in str(error)
 
 
 def test_the_internal_name_becomes_the_one_that_the_client_used() -> None:
@@ -106,12 +136,24 @@ def test_an_error_without_its_json_still_has_words(payload: bytes) -> None:
             "use one of them.",
             None,
         ),
+        (
+            (
+                "1 validation error:\n  {'type': 'missing', 'loc': 'body.tools.0.input_schema', 'msg': "
+                "'Field required', 'input': '<dict of 2 items>'}"
+            ),
+            "Invalid 'tools.0.input_schema': Field required.",
+            "tools.0.input_schema",
+        ),
         ("1 validation error: of another form", "1 validation error: of another form", None),
     ],
 )
 def test_a_validation_error_is_told_in_a_sentence(
     printed: str, message: str, param: str | None
 ) -> None:
-    error = engine_error(400, _vllm_error(printed), lora_name=None, served_name="base")
+    # vLLM's own `param` begins with where FastAPI found the field.
+    payload = _vllm_error(printed, param=param and f"body.{param}")
+    error = engine_error(400, payload, lora_name=None, served_name="base")
     assert isinstance(error, EngineRefusedError)
     assert (str(error), error.param) == (message, param)
+    missing = "Field required" in message
+    assert error.code == ("missing_required_parameter" if missing else param and "invalid_value")

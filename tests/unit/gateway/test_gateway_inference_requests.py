@@ -85,6 +85,7 @@ def test_a_missing_field_is_named(name: str, value: object) -> None:
         ({"top_logprobs": 5, "logprobs": 1}, "logprobs"),
         ({"tools": {}}, "tools"),
         ({"stream_options": True, "stream": True}, "stream_options"),
+        ({"structured_outputs": 5}, "structured_outputs"),
     ],
 )
 def test_a_wrong_type_is_named(fields: dict[str, Any], param: str) -> None:
