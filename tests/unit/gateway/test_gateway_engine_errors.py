@@ -41,8 +41,8 @@ def test_a_code_that_is_a_string_is_kept() -> None:
     [
         (
             (
-                "This model's maximum context length is 2048 tokens. However, your prompt contains at "
-                "least 2049 input tokens. (parameter=input_tokens, value=2049)"
+                "This model's maximum context length is 2048 tokens. However, your prompt contains "
+                "at least 2049 input tokens. (parameter=input_tokens, value=2049)"
             ),
             "input_tokens",
             "context_length_exceeded",
@@ -138,8 +138,8 @@ def test_an_error_without_its_json_still_has_words(payload: bytes) -> None:
         ),
         (
             (
-                "1 validation error:\n  {'type': 'missing', 'loc': 'body.tools.0.input_schema', 'msg': "
-                "'Field required', 'input': '<dict of 2 items>'}"
+                "1 validation error:\n  {'type': 'missing', 'loc': 'body.tools.0.input_schema', "
+                "'msg': 'Field required', 'input': '<dict of 2 items>'}"
             ),
             "Invalid 'tools.0.input_schema': Field required.",
             "tools.0.input_schema",
