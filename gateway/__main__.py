@@ -11,6 +11,11 @@ from adapter_sync.settings import Settings, load_settings
 from gateway.app import create_app
 
 _STOP_AFTER_S = 20
+_KEEP_ALIVE_S = 75
+"""Longer than clients keep an idle connection: httpx, and so the openai SDK, uses one up to 5 s.
+
+Were it theirs (5 s is uvicorn's own), a request could meet the closing of its connection.
+"""
 
 
 def main() -> None:
@@ -31,6 +36,7 @@ def main() -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_STOP_AFTER_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
 
 

@@ -23,7 +23,7 @@ from gateway.errors import (
     RequestDeadlineError,
     ServerStoppingError,
 )
-from gateway.inference.endpoints import MAX_INPUTS, MAX_TOP_LOGPROBS, Endpoint
+from gateway.inference.endpoints import MAX_INPUTS, MAX_TOP_LOGPROBS, RESPONSE_TOOLS, Endpoint
 from gateway.inference.fields import FORBIDDEN_FIELDS, MAX_CHOICES, MAX_STOPS
 from gateway.list_object import EXACT
 from gateway.openapi import Answer, Body, Operation
@@ -151,12 +151,26 @@ _REQUESTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             prompt=_TEXT_OR_TOKENS,
             **_GENERATION,
             suffix={"enum": [None, ""]},
+            best_of={
+                "type": ["integer", "null"],
+                "minimum": 1,
+                "maximum": MAX_CHOICES,
+                "description": "No larger than `n`.",
+            },
         ),
         "responses": _request(
             "input",
             input={"anyOf": [_STRING, {"type": "array", "minItems": 1}]},
             stream=_STREAM,
             background={"enum": [None, False]},
+            tools={
+                "type": ["array", "null"],
+                "items": {
+                    "type": "object",
+                    "required": ["type"],
+                    "properties": {"type": {"enum": sorted(RESPONSE_TOOLS)}},
+                },
+            },
             previous_response_id={"type": "null"},
             conversation={"type": "null"},
             prompt={"type": "null"},

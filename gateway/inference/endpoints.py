@@ -29,7 +29,7 @@ from gateway.inference.fields import (
 MAX_TOP_LOGPROBS = 20
 MAX_INPUTS = 2048
 """Of an embeddings request, as OpenAI has it; and of a completions request, which has no limit."""
-_RESPONSE_TOOLS = frozenset({"function", "custom", "namespace"})
+RESPONSE_TOOLS = frozenset({"function", "custom", "namespace"})
 
 Check = Callable[[Mapping[str, Any]], None]
 
@@ -80,7 +80,7 @@ def _check_completion(body: Mapping[str, Any]) -> None:
         raise empty_array("prompt")
     if _is_batch(prompt):
         check_length(body, "prompt", MAX_INPUTS)
-    if body.get("suffix"):
+    if body.get("suffix") not in (None, ""):
         raise unsupported("suffix", "'suffix' is not supported by this model")
     _check_generation(body)
     check_range(body, "best_of", 1, MAX_CHOICES)
@@ -113,12 +113,12 @@ def _check_response(body: Mapping[str, Any]) -> None:
             raise unsupported(name, f"'{name}' needs stored responses, and nothing is stored here")
     if flag(body, "background"):
         raise unsupported("background", "'background' needs stored responses")
-    tools = body.get("tools") or []
+    tools = [] if body.get("tools") is None else body["tools"]
     if not isinstance(tools, list):
         raise wrong_type("tools", "an array of objects", tools)
     for index, tool in enumerate(tools):
         kind = tool.get("type") if isinstance(tool, dict) else None
-        if kind not in _RESPONSE_TOOLS:
+        if not (isinstance(kind, str) and kind in RESPONSE_TOOLS):
             raise unsupported(
                 f"tools[{index}].type", f"no tool of the type '{kind}' is run here, only functions"
             )

@@ -43,6 +43,7 @@ _SECURITY = {
     },
 }
 _ALWAYS = ("x-request-id", "openai-processing-ms")
+_WITHOUT_KEY, _UNFORESEEN = "401", "500"
 _FASTAPIS_OWN = {"HTTPValidationError", "ValidationError"}
 """Of its 422, which the gateway answers with a 400."""
 
@@ -142,11 +143,13 @@ def _operation(route: APIRoute, found: Mapping[str, Any], schemas: _Schemas) -> 
     errors = {*operation.errors, *_implied_errors(route, operation, takes_query=takes_query)}
     envelope = schemas.of(operation.error_envelope, "serialization")
     has_codes = operation.error_envelope is ErrorEnvelope
-    headers = (*_ALWAYS, *operation.error_headers)
     refusals = error_responses(errors, envelope, _ALWAYS, has_codes=has_codes)
     for status, refusal in refusals.items():
-        if status != "401":
-            refusal["headers"] |= header_objects(headers)
+        if status == _WITHOUT_KEY:
+            continue
+        # What fails unforeseen may fail before the tenant's limits are known.
+        known = () if status == _UNFORESEEN else operation.error_headers
+        refusal["headers"] |= header_objects(known, operation.error_headers)
     return {
         "tags": [operation.tag],
         "summary": operation.summary,

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from starlette.datastructures import Headers
+from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.openapi.document import openapi_document
@@ -67,16 +68,23 @@ class Conforming:
 
     def _documented(self, scope: Scope, answer: "_Answer") -> dict[str, Any] | None:
         """What is said of an answer with that status; None for what reached no operation."""
-        route = scope.get("route")
-        path = route.path_format if isinstance(route, APIRoute) else ""
+        path = self._path_in_document(scope)
         operation = self.document["paths"].get(path, {}).get(scope["method"].lower())
-        # A path's parameter is never empty: "/v1/models/" is none of the document's paths.
-        if operation is None or "" in scope["path_params"].values():
+        if operation is None:
             return None
         responses = operation["responses"]
         status = str(answer.status)
         found: dict[str, Any] | None = responses.get(status) or responses.get(f"{status[0]}XX")
         return found
+
+    def _path_in_document(self, scope: Scope) -> str | None:
+        """Also of what a middleware answered, before there was a route."""
+        for route in self._app.routes:
+            match, found = route.matches(scope)
+            # A path's parameter is never empty: "/v1/models/" is none of the document's paths.
+            if match is Match.FULL and "" not in found["path_params"].values():
+                return route.path_format if isinstance(route, APIRoute) else None
+        return None
 
     def _header_departures(self, documented: Mapping[str, Any], answer: "_Answer") -> Iterator[str]:
         for name, header in documented["headers"].items():

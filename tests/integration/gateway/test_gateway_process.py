@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -208,3 +209,81 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
         )
     assert ended.returncode != 0
     assert "address already in use" in ended.stdout
+
+
+def test_an_idle_connection_outlives_the_clients_patience(tmp_path: Path, triton_port: int) -> None:
+    with _running(tmp_path, triton_port) as (url, _):
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=10)
+        with closing(connection):
+            for idle_s in (0, 5.5):
+                time.sleep(idle_s)
+                # On the same socket: it would raise if that had been closed.
+                connection.request("GET", "/health/live")
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == 200
+
+
+WIDE = 970_000
+MAX_GROWTH_BYTES = 32 * 1024 * 1024
+
+
+def _large_adapter(path: Path) -> int:
+    """An adapter of nearly 500 MB: two matrices of zeros, most of it a hole in the file."""
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+    half = 64 * WIDE * 4
+    header = json.dumps(
+        {
+            f"{prefix}.lora_{name}.weight": {
+                "dtype": "F32",
+                "shape": shape,
+                "data_offsets": [start, start + half],
+            }
+            for name, shape, start in (("A", [64, WIDE], 0), ("B", [WIDE, 64], half))
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * half)
+    return path.stat().st_size
+
+
+def _peak_bytes(process: "subprocess.Popen[str]") -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (line,) = (each for each in status.splitlines() if each.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def test_an_upload_of_500_mb_hardly_raises_the_memory_of_the_gateway(
+    tmp_path: Path, triton_port: int
+) -> None:
+    file = tmp_path / "adapter_model.safetensors"
+    size_bytes = _large_adapter(file)
+    assert 490_000_000 < size_bytes < 500_000_000
+    with closing(_registry(tmp_path)) as registry:
+        registry.put_base_model(
+            BaseModel(
+                name="wide",
+                max_lora_rank=64,
+                max_model_len=128,
+                tensor_shapes={"model.layers.0.self_attn.q_proj.weight": (WIDE, WIDE)},
+            )
+        )
+        registry.create_tenant("acme", "shared")
+        key = registry.create_key("acme")
+    with _running(tmp_path, triton_port) as (url, process):
+        headers = {"authorization": f"Bearer {key}", "prefer": "wait=0"}
+        form = {"name": "first", "base_model": "wide"}
+        with httpx.Client(base_url=url, headers=headers, timeout=120) as client:
+            # What any upload needs once, such as imported modules, is there after this one.
+            client.post("/v1/adapters/upload", data=form, files={"file": ("x", b"no adapter")})
+            before = _peak_bytes(process)
+            with file.open("rb") as opened:
+                answer = client.post(
+                    "/v1/adapters/upload", data=form, files={"file": (file.name, opened)}
+                )
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["size_bytes"] == size_bytes
+        growth_bytes = _peak_bytes(process) - before
+    assert growth_bytes < MAX_GROWTH_BYTES

@@ -217,6 +217,8 @@ def test_what_the_engine_can_answer_passes(path: str, fields: dict[str, Any]) ->
         ("/v1/responses", {"conversation": "conv_1"}, "conversation", None),
         ("/v1/responses", {"tools": [{"type": "mcp"}]}, "tools[0].type", None),
         ("/v1/responses", {"tools": [5]}, "tools[0].type", None),
+        ("/v1/responses", {"tools": [{"type": {}}]}, "tools[0].type", None),
+        ("/v1/responses", {"tools": 0}, "tools", "invalid_type"),
         ("/v1/messages", {"messages": []}, "messages", "empty_array"),
         ("/v1/embeddings", {"input": []}, "input", "empty_array"),
         ("/v1/embeddings", {"input": ["a"] * 2049}, "input", "array_above_max_length"),
