@@ -29,19 +29,21 @@ def run(control: str) -> int:
     """Put the parts together and run them."""
     import structlog
 
+    from adapter_sync.base_model_loader import BaseModelLoader
     from adapter_sync.blobs import FolderBlobStore
     from adapter_sync.errors import LoraServerError
     from adapter_sync.fetcher import Fetcher
     from adapter_sync.intake import Intake
     from adapter_sync.logs import configure_logs
     from adapter_sync.node import ThisNode
-    from adapter_sync.reconciler import run_reconcilers
+    from adapter_sync.reconciler import Folders, run_reconcilers
     from adapter_sync.registry import Registry
     from adapter_sync.secret_key import load_secret_key
     from adapter_sync.settings import load_settings
     from adapter_sync.staging import try_lock
     from adapter_sync.tiers import load_tiers
     from adapter_sync.triton_control import ExplicitControl, PollControl
+    from adapter_sync.triton_repository import GrpcRepository
 
     configure_logs()
     try:
@@ -83,10 +85,13 @@ def run(control: str) -> int:
             node=ThisNode.load(settings.lora_data_dir.resolve(), url),
             registry=registry,
             blobs=blobs,
-            repository=settings.model_repository.resolve(),
-            staging=settings.staging_folder,
-            models_dir=settings.lora_models_dir.resolve(),
+            folders=Folders(
+                repository=settings.model_repository.resolve(),
+                staging=settings.staging_folder,
+                models=settings.lora_models_dir.resolve(),
+            ),
             control=kind(url, headers=settings.triton_headers),
+            loader=None if control == "poll" else BaseModelLoader(GrpcRepository.of(settings)),
             stopping=stopping,
         )
         fetching.join()

@@ -5,7 +5,7 @@ Reads headers only, never weights; imports neither vllm nor torch.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx2
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from adapter_sync.errors import ConfigurationError
+from adapter_sync.model_kind import CONFIG_FILE, MODULES_FILE, makes_embeddings
 from adapter_sync.model_path import resolve_model
 from adapter_sync.record import BaseModel
 from adapter_sync.validation.linear_layers import linear_layers
@@ -27,9 +28,9 @@ from adapter_sync.validation.linear_layers import linear_layers
 ENGINE_ARGUMENTS_FILE = Path("1", "model.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _INDEX_FILE = "model.safetensors.index.json"
+_SENTENCE_CONFIG_FILES = "sentence_*_config.json"
 _SINGLE_FILE = "model.safetensors"
-_CONFIG_FILE = "config.json"
-_NEEDED_FILES = [_CONFIG_FILE, "*.safetensors", _INDEX_FILE]
+_NEEDED_FILES = ["*.json", "*.safetensors"]
 _DEFAULT_MAX_LORA_RANK = 16  # vLLM's own
 # Values of vLLM's `convert`, and of `task`, its older name: they make embeddings or scores.
 _POOLING = frozenset({"classify", "embed", "embedding", "reward", "score"})
@@ -59,8 +60,8 @@ class _EngineArguments(pydantic.BaseModel):
     max_model_len: int | None = pydantic.Field(default=None, ge=1)
 
     @property
-    def takes_adapters(self) -> bool:
-        """Whether vLLM serves it with LoRA, to generate text."""
+    def may_take_adapters(self) -> bool:
+        """Whether vLLM serves it with LoRA, to generate text; the model itself may do neither."""
         embeds = self.convert in _POOLING or self.task in _POOLING
         return self.enable_lora and self.runner != "pooling" and not embeds
 
@@ -88,15 +89,42 @@ def read_base_model(folder: Path, *, models_dir: Path) -> BaseModel:
     arguments = _engine_arguments(folder / ENGINE_ARGUMENTS_FILE)
     model = resolve_model(arguments.model, models_dir)
     local = _local_folder(model, arguments)
-    shapes = _shapes(local, model, arguments) if arguments.takes_adapters else {}
+    takes_adapters = arguments.may_take_adapters and not (
+        local is not None and arguments.runner != "generate" and is_embedding_model(local)
+    )
+    shapes = _shapes(local, model, arguments) if takes_adapters else {}
     config = _hub_config(model, arguments) if local is None else _folder_config(local)
     return BaseModel(
         name=folder.name,
         max_lora_rank=arguments.max_lora_rank,
         max_model_len=arguments.max_model_len or _max_positions(config, model, folder),
         tensor_shapes=shapes,
-        takes_adapters=arguments.takes_adapters,
+        takes_adapters=takes_adapters,
     )
+
+
+def is_embedding_model(folder: Path) -> bool:
+    """Whether the model in a Hugging Face folder makes embeddings or scores, by its own files.
+
+    Raises ConfigurationError when one of them is no JSON.
+    """
+    modules = folder / MODULES_FILE
+    return makes_embeddings(
+        _folder_config(folder), _json_array(modules) if modules.is_file() else []
+    )
+
+
+def is_embedding_model_on_hub(model: str, revision: str | None) -> bool:
+    """The same of a Hugging Face model: two small files are fetched. Raises ConfigurationError."""
+    try:
+        config = HfApi().hf_hub_download(model, CONFIG_FILE, revision=revision)
+        try:
+            modules = HfApi().hf_hub_download(model, MODULES_FILE, revision=revision)
+        except EntryNotFoundError:
+            return makes_embeddings(_json_object(Path(config)))
+    except _HUB_ERRORS as error:
+        raise _hub_failure(model, error) from error
+    return makes_embeddings(_json_object(Path(config)), _json_array(Path(modules)))
 
 
 def _engine_arguments(path: Path) -> _EngineArguments:
@@ -134,8 +162,8 @@ def _local_folder(model: str, arguments: _EngineArguments) -> Path | None:
             f"There is no folder '{model}', and it is not a Hugging Face id either: {error}. Mend "
             "'model' in 1/model.json."
         ) from error
-    if not arguments.takes_adapters:
-        return cached if (cached / _CONFIG_FILE).is_file() else None
+    if not arguments.may_take_adapters:
+        return cached if (cached / CONFIG_FILE).is_file() else None
     # The engine may be downloading it just now.
     complete = all(file.is_file() for file in _weight_files(cached))
     return cached if complete and _weight_files(cached) else None
@@ -181,8 +209,14 @@ def _file_shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _folder_config(folder: Path) -> Mapping[str, object]:
-    config = folder / _CONFIG_FILE
-    return _json_object(config) if config.is_file() else {}
+    """The model's config, with the length that sentence-transformers, and so vLLM, keeps to."""
+    config = folder / CONFIG_FILE
+    document = _json_object(config) if config.is_file() else {}
+    for file in sorted(folder.glob(_SENTENCE_CONFIG_FILES)):
+        length = _json_object(file).get("max_seq_length")
+        if length is not None:
+            return {**document, "max_position_embeddings": length}
+    return document
 
 
 def _hub_shapes(model: str, revision: str | None) -> Shapes:
@@ -201,7 +235,7 @@ def _hub_config(model: str, arguments: _EngineArguments) -> Mapping[str, object]
     if arguments.max_model_len is not None:
         return {}
     try:
-        path = HfApi().hf_hub_download(model, _CONFIG_FILE, revision=arguments.revision)
+        path = HfApi().hf_hub_download(model, CONFIG_FILE, revision=arguments.revision)
     except _HUB_ERRORS as error:
         raise _hub_failure(model, error) from error
     return _json_object(Path(path))
@@ -210,20 +244,31 @@ def _hub_config(model: str, arguments: _EngineArguments) -> Mapping[str, object]
 def _hub_failure(model: str, error: Exception) -> ConfigurationError:
     reason = " ".join(str(error).split())
     return ConfigurationError(
-        f"The shapes of the Hugging Face model '{model}' can't be read ({reason}). Mend 'model' in "
+        f"The Hugging Face model '{model}' can't be read ({reason}). Mend 'model' in "
         "1/model.json (a folder or a Hugging Face id), set HF_TOKEN for a gated model, or put the "
         "model's folder on this machine."
     )
 
 
 def _json_object(path: Path) -> Mapping[str, object]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} can't be read as JSON: {error}.") from error
+    document = _json(path)
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path} is not a JSON object.")
     return document
+
+
+def _json_array(path: Path) -> Sequence[object]:
+    document = _json(path)
+    if not isinstance(document, list):
+        raise ConfigurationError(f"{path} is not a JSON array.")
+    return document
+
+
+def _json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} can't be read as JSON: {error}.") from error
 
 
 def _check_shapes(shapes: Shapes, model: str) -> None:

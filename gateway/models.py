@@ -1,6 +1,8 @@
 """GET /v1/models and /v1/models/{id}: base models, the adapters that serve, the aliases."""
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from itertools import compress
 from typing import Annotated, Literal
 
 from anyio import to_thread
@@ -10,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from typing_extensions import TypedDict
 
+from adapter_sync.errors import TransientError
 from adapter_sync.record import Adapter, Alias, BaseModel, Tenant
 from gateway.auth import CurrentTenant
 from gateway.errors import ModelNotFoundError
@@ -55,7 +58,7 @@ class ModelList(TypedDict):
 )
 async def list_models(tenant: CurrentTenant, services: CurrentServices) -> Response:
     """What the tenant may put into `model`."""
-    models = await to_thread.run_sync(_models, services, tenant)
+    models = await _listed(services, tenant)
     listed: ModelList = {"object": "list", "data": models}
     return JSONResponse(listed)
 
@@ -82,14 +85,33 @@ async def show_model(
     """One of those that `list_models` lists. Raises ModelNotFoundError."""
     if not model_id:
         raise HTTPException(404)
-    for model in await to_thread.run_sync(_models, services, tenant):
+    for model in await _listed(services, tenant):
         if model["id"] == model_id:
             return JSONResponse(model)
     raise ModelNotFoundError(requested_model=model_id)
 
 
-def _models(services: Services, tenant: Tenant) -> list[ModelObject]:
-    base_models = services.base_models.of(tenant)
+async def _listed(services: Services, tenant: Tenant) -> list[ModelObject]:
+    base_models = await to_thread.run_sync(services.base_models.of, tenant)
+    can_answer = await asyncio.gather(*(_can_be_asked(services, name) for name in base_models))
+    ready = dict(compress(base_models.items(), can_answer))
+    return await to_thread.run_sync(_models, services, tenant, ready)
+
+
+async def _can_be_asked(services: Services, base_model: str) -> bool:
+    """Whether its engine runs: not while it starts, or when it failed to.
+
+    A Triton that is away, as while it restarts, leaves the list as it was.
+    """
+    try:
+        return await services.engine.is_ready(base_model, within_s=services.limits.readiness_s)
+    except TransientError:
+        return True
+
+
+def _models(
+    services: Services, tenant: Tenant, base_models: Mapping[str, BaseModel]
+) -> list[ModelObject]:
     serving = [
         adapter
         for adapter in services.registry.adapters(tenant.id)

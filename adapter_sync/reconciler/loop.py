@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapter_sync.base_model_loader import BaseModelLoader
 from adapter_sync.base_models import base_model_folders, read_base_model
 from adapter_sync.blobs import BlobStore
 from adapter_sync.companion_folder import CompanionFolder
@@ -37,6 +38,15 @@ STOP_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Folders:
+    """Triton's model repository, the staging folder beside it, and where models' files are."""
+
+    repository: Path
+    staging: Path
+    models: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Worker:
     """The thread of one base model, and how to end it."""
 
@@ -50,19 +60,19 @@ def run_reconcilers(
     node: ThisNode,
     registry: Registry,
     blobs: BlobStore,
-    repository: Path,
-    staging: Path,
-    models_dir: Path,
+    folders: Folders,
     control: TritonControl,
+    loader: BaseModelLoader | None,
     stopping: threading.Event,
 ) -> None:
     """Find the base models and keep those with adapters reconciled until `stopping` is set.
 
-    The node is announced with every look at the base models, which is its heartbeat.
+    The node is announced with every look at the base models, which is its heartbeat. Without a
+    `loader` Triton finds base models that come and go by itself.
     """
 
     def start(name: str) -> _Worker:
-        folder = CompanionFolder(repository=repository, base_model=name, staging=staging)
+        folder = CompanionFolder(repository=repository, base_model=name, staging=folders.staging)
         folder.remove_leftovers()
         reconciler = BaseModelReconciler(
             name,
@@ -74,10 +84,13 @@ def run_reconcilers(
         )
         return _start_worker(name, reconciler, registry)
 
+    repository = folders.repository
     workers: dict[str, _Worker] = {}
     while not stopping.is_set():
         try:
-            base_models = _register_base_models(registry, repository, models_dir, node.id)
+            if loader is not None:
+                _load_base_models(loader, registry, repository)
+            base_models = _register_base_models(registry, repository, folders.models, node.id)
             registry.announce_node(node.announcement(base_models, _engines(workers)))
         except Exception:
             log.exception("base_models.look_failed")
@@ -129,6 +142,17 @@ def _stop_all(workers: dict[str, _Worker]) -> None:
     deadline = time.monotonic() + STOP_PATIENCE_S
     for worker in workers.values():
         worker.thread.join(max(0, deadline - time.monotonic()))
+
+
+def _load_base_models(loader: BaseModelLoader, registry: Registry, repository: Path) -> None:
+    """Have Triton take in those that came, and drop those that the registry alone still knows."""
+    names = [base.name for base in registry.base_models()]
+    gone = [name for name in names if not (repository / name).is_dir()]
+    try:
+        loader.look(base_model_folders(repository), gone)
+    except LoraServerError as error:
+        # A Triton that is away has nothing loaded, and loads all that is there when it starts.
+        log.info("base_models.not_loaded", error=str(error))
 
 
 def _register_base_models(

@@ -1,4 +1,7 @@
-"""Add a base model to Triton's model repository: its own folder and its companion's."""
+"""Add a base model to Triton's model repository: its own folder and its companion's.
+
+A running server takes it in by itself; this waits until it serves, or says why it can't.
+"""
 
 import argparse
 import json
@@ -6,8 +9,14 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adapter_sync.settings import Settings
+    from adapter_sync.triton_repository import TritonRepository
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for max_lora_rank: vllm/config/lora.py."""
@@ -16,9 +25,12 @@ EPILOG = """\
 example:
   scripts/add-base-model llama-3.1-70b-instruct --model meta-llama/Llama-3.1-70B-Instruct \\
       --engine-argument tensor_parallel_size=8
-  scripts/add-base-model all-minilm-l6-v2 --model sentence-transformers/all-MiniLM-L6-v2 \\
-      --no-adapters --engine-argument runner=pooling
+  scripts/add-base-model all-minilm-l6-v2 --model sentence-transformers/all-MiniLM-L6-v2
+
+While the server runs, the others serve on and nothing is restarted. To remove a base model, move
+its folder out of MODEL_REPOSITORY.
 """
+LOOK_PERIOD_S = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,8 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-adapters",
         action="store_true",
-        help="serve it without LoRA, as an embedding model has to be: it takes no adapters and "
-        "gets no companion",
+        help="serve it without LoRA: it takes no adapters and gets no companion, as it is without "
+        "this option for a model whose files say that it makes embeddings or scores",
+    )
+    parser.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="do not wait until a running server serves it",
     )
     parser.add_argument(
         "--engine-argument",
@@ -70,47 +87,85 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        add(
-            arguments.name,
-            {
-                "model": arguments.model,
-                **lora_arguments(arguments),
-                **dict(key_and_value(word) for word in arguments.engine_argument),
-            },
-        )
+        settings = checked_settings()
+        add(arguments.name, engine_arguments_of(arguments, settings), settings)
+        if not arguments.no_wait:
+            wait_until_served(arguments.name, settings)
     except AddError as error:
         print(f"add-base-model: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def lora_arguments(arguments: argparse.Namespace) -> dict[str, object]:
-    """VLLM's engine arguments for LoRA, none for a base model without adapters."""
+def checked_settings() -> "Settings":
+    """The installation's settings. Raises AddError."""
+    from adapter_sync.errors import ConfigurationError
+    from adapter_sync.settings import load_settings
+
+    try:
+        return load_settings()
+    except ConfigurationError as error:
+        raise AddError(str(error)) from None
+
+
+def engine_arguments_of(
+    arguments: argparse.Namespace, settings: "Settings"
+) -> Mapping[str, object]:
+    """VLLM's engine arguments: without LoRA for what makes embeddings. Raises AddError."""
+    given = dict(key_and_value(word) for word in arguments.engine_argument)
+    model = written_model(arguments.model, settings)
     if arguments.no_adapters:
-        return {}
-    return {
+        return {"model": model, **given}
+    if "runner" not in given and makes_embeddings(model, given.get("revision"), settings):
+        print(f"{model} makes embeddings or scores: it takes no adapters.")
+        return {"model": model, "runner": "pooling", **given}
+    lora = {
         "enable_lora": True,
         "max_loras": arguments.max_loras,
         "max_lora_rank": arguments.max_lora_rank,
         "max_cpu_loras": arguments.max_cpu_loras or 4 * arguments.max_loras,
     }
+    return {"model": model, **lora, **given}
+
+
+def written_model(model: str, settings: "Settings") -> str:
+    """The model as the engine, which runs in another folder, will find it. Raises AddError."""
+    is_path = model.startswith((".", "/", "~"))
+    if is_path or (Path(model).is_dir() and not (settings.lora_models_dir / model).is_dir()):
+        return str(existing_folder(model))
+    return model
+
+
+def makes_embeddings(model: str, revision: object, settings: "Settings") -> bool:
+    """Whether the model's own files say so; one that can't be read is taken to generate text."""
+    from adapter_sync.base_models import is_embedding_model, is_embedding_model_on_hub
+    from adapter_sync.errors import ConfigurationError
+    from adapter_sync.model_path import resolve_model
+
+    found = resolve_model(model, settings.lora_models_dir)
+    try:
+        if Path(found).is_dir():
+            return is_embedding_model(Path(found))
+        return is_embedding_model_on_hub(found, None if revision is None else str(revision))
+    except ConfigurationError as error:
+        print(
+            f"add-base-model: taken to generate text and to take adapters: {error} If it makes "
+            "embeddings, remove it and add it with --no-adapters.",
+            file=sys.stderr,
+        )
+        return False
 
 
 class AddError(Exception):
     """The base model can't be added; the message says why."""
 
 
-def add(name: str, engine_arguments: Mapping[str, object]) -> None:
+def add(name: str, engine_arguments: Mapping[str, object], settings: "Settings") -> None:
     """Write the folders, the companion's only for LoRA. Raises AddError, leaving nothing."""
     from adapter_sync.companion_folder import TEMPLATES, VERSION_FOLDER, CompanionFolder
     from adapter_sync.errors import ConfigurationError
     from adapter_sync.lora_map import COMPANION_SUFFIX
-    from adapter_sync.settings import load_settings
 
-    try:
-        settings = load_settings()
-    except ConfigurationError as error:
-        raise AddError(str(error)) from None
     target = settings.model_repository / name
     if NAME.fullmatch(name) is None or name.endswith(COMPANION_SUFFIX):
         raise AddError(
@@ -119,12 +174,6 @@ def add(name: str, engine_arguments: Mapping[str, object]) -> None:
         )
     if target.exists():
         raise AddError(f"there is a base model '{name}' already, in {target}")
-    model = str(engine_arguments["model"])
-    if model.startswith((".", "/", "~")):
-        engine_arguments = {**engine_arguments, "model": str(existing_folder(model))}
-    elif Path(model).is_dir() and not (settings.lora_models_dir / model).is_dir():
-        # The engine runs in another folder, and would take it for a Hugging Face id.
-        engine_arguments = {**engine_arguments, "model": str(existing_folder(model))}
     settings.model_repository.mkdir(parents=True, exist_ok=True)
     settings.staging_folder.mkdir(parents=True, exist_ok=True)
     companion = CompanionFolder(
@@ -140,10 +189,48 @@ def add(name: str, engine_arguments: Mapping[str, object]) -> None:
         model_json = tree / VERSION_FOLDER / "model.json"
         model_json.write_text(json.dumps(engine_arguments, indent=2) + "\n", encoding="utf-8")
         tree.rename(target)
-    url = f"http://{settings.triton_host}:{settings.triton_http_port}"
     print(f"Added {target}.")
-    print("A running Triton in poll mode finds it; in explicit mode tell it:")
-    print(f"  curl -X POST {url}/v2/repository/models/{name}/load")
+
+
+def wait_until_served(name: str, settings: "Settings") -> None:
+    """Wait while a running Triton starts its engine. Raises AddError with Triton's words."""
+    from adapter_sync.errors import TritonUnavailableError
+    from adapter_sync.triton_repository import GrpcRepository
+
+    triton = GrpcRepository.of(settings)
+    try:
+        if name not in triton.states():
+            raise AddError(
+                f"the Triton on TRITON_GRPC_PORT {settings.triton_grpc_port} serves another "
+                "MODEL_REPOSITORY"
+            )
+        print("The server runs: waiting until its engine has started.", flush=True)
+        outcome = _outcome(name, triton)
+    except TritonUnavailableError:
+        print("A server that runs elsewhere takes it in by itself, this one at its next start.")
+        return
+    if outcome:
+        raise AddError(
+            f"'{name}' can't be served: {outcome}\nMend "
+            f"{settings.model_repository / name / '1' / 'model.json'}, and it is loaded anew, or "
+            "remove the folder."
+        )
+    print(f"'{name}' serves.")
+
+
+def _outcome(name: str, triton: "TritonRepository") -> str:
+    """Why Triton could not load it, "" when it serves. Raises TritonUnavailableError."""
+    before = triton.states()[name]
+    while True:
+        told = triton.states()[name]
+        if told.state == "READY":
+            return ""
+        # Of one that came back after a failure, Triton still tells that one's words.
+        if told.state == "UNAVAILABLE" and told != before:
+            return told.reason
+        if told.state == "LOADING":
+            before = told
+        time.sleep(LOOK_PERIOD_S)
 
 
 def existing_folder(model: str) -> Path:

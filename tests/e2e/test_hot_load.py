@@ -202,7 +202,9 @@ def test_a_client_that_leaves_frees_the_engine(stack: Stack, key: str) -> None:
 
     with stack.api(key) as api:
         with api.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as answer:
-            next(answer.iter_lines())
+            # Kept: an iterator that is collected closes the connection.
+            lines = answer.iter_lines()
+            next(lines)
             assert not idle()
         wait_for(idle, "the end of the streamed request", deadline_s=10)
         with pytest.raises(httpx.ReadTimeout):

@@ -20,6 +20,8 @@ WEATHER: ChatCompletionToolParam = {
     "type": "function",
     "function": {
         "name": "get_weather",
+        # vLLM holds only strict functions to their schema.
+        "strict": True,
         "parameters": {
             "type": "object",
             "properties": {"city": {"enum": ["Paris", "London"]}},

@@ -246,8 +246,15 @@ def leave_http(stack: Stack, url: str) -> Callable[[], None]:
     client = httpx.Client(base_url=f"http://{stack.triton_url}", timeout=60)
     path = f"/v2/models/{BASE_MODEL}/generate_stream"
     answer = client.send(client.build_request("POST", path, json=body), stream=True)
-    next(answer.iter_raw())
-    return client.close
+    pieces = answer.iter_raw()
+    next(pieces)
+
+    def leave() -> None:
+        client.close()
+        # Kept until now: an iterator that is collected closes the connection.
+        assert pieces is not None
+
+    return leave
 
 
 LONG = {"sampling_parameters": {"max_tokens": 1500, "ignore_eos": True}}
@@ -284,7 +291,10 @@ def test_a_client_of_the_gateways_that_leaves_ends_its_request_in_the_engine(
         request = api.build_request("POST", "/v1/chat/completions", json=body)
         if stream:
             answer = api.send(request, stream=True)
-            next(answer.iter_raw())
+            # Kept: an iterator that is collected closes the connection.
+            pieces = answer.iter_raw()
+            next(pieces)
+            assert in_flight(stack) == 1
         else:
             request.extensions["timeout"] = httpx.Timeout(5, read=1).as_dict()
             with pytest.raises(httpx.ReadTimeout):

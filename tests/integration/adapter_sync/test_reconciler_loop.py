@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from adapter_sync.engine_status import EngineStatus
 from adapter_sync.lora_map import companion_name
-from adapter_sync.reconciler import loop, run_reconcilers
+from adapter_sync.reconciler import Folders, loop, run_reconcilers
 from adapter_sync.record import AdapterStatus
 from adapter_sync.registry import Registry
 from adapter_sync.triton_control import TritonControl
@@ -77,10 +77,13 @@ def running(
             "node": node.this,
             "registry": registry or node.registry,
             "blobs": node.blobs,
-            "repository": node.repository,
-            "staging": node.staging,
-            "models_dir": node.staging.parent / "models",
+            "folders": Folders(
+                repository=node.repository,
+                staging=node.staging,
+                models=node.staging.parent / "models",
+            ),
             "control": control,
+            "loader": None,
             "stopping": stopping,
         },
     )

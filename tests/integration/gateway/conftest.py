@@ -10,7 +10,7 @@ from tests.hub_server import Hub, running_hub
 from tests.integration.gateway.running import (
     BASE_MODEL,
     FAST_LIMITS,
-    NOT_READY_BASE_MODEL,
+    OTHER_BASE_MODEL,
     Client,
     Gateway,
     Prompt,
@@ -36,7 +36,7 @@ def triton_port(stand_in: StandIn) -> Iterator[int]:
 def gateway(triton_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("data")
     with running_gateway(folder, triton_port, FAST_LIMITS) as gateway:
-        for name in (BASE_MODEL, NOT_READY_BASE_MODEL):
+        for name in (BASE_MODEL, OTHER_BASE_MODEL):
             gateway.registry.put_base_model(base_model(name))
         yield gateway
 

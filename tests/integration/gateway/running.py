@@ -23,10 +23,9 @@ from adapter_sync.tiers import load_tiers
 from gateway.app import create_app
 from gateway.limits import Limits
 from tests.integration.gateway.conformance import Conforming
-from tests.integration.gateway.stand_in import READY_BASE_MODEL
 
-BASE_MODEL = READY_BASE_MODEL
-NOT_READY_BASE_MODEL = "org/cold"
+BASE_MODEL = "tiny"
+OTHER_BASE_MODEL = "org/cold"
 HIDDEN = 16
 ADMIN_KEY = "admin-0123456789abcdef0123456789abcdef"
 PATIENCE_S = 10

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-READY_BASE_MODEL = "tiny"
+STARTING_BASE_MODEL = "starting"
 PATIENCE_S = 10
 PROMPT_TOKENS = 7
 WORDS = ("The", " capital", " is", " Paris", ".")
@@ -57,7 +57,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         return self.exchanges[prompt]
 
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802, ARG002
-        return service_pb2.ModelReadyResponse(ready=request.name == READY_BASE_MODEL)
+        return service_pb2.ModelReadyResponse(ready=request.name != STARTING_BASE_MODEL)
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Response]:  # noqa: N802
         message = next(requests)

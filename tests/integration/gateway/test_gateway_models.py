@@ -8,6 +8,7 @@ import pytest
 
 from adapter_sync.record import AdapterStatus
 from tests.integration.gateway.running import Client, Gateway, base_model
+from tests.integration.gateway.stand_in import STARTING_BASE_MODEL
 
 
 @pytest.fixture
@@ -57,6 +58,23 @@ def test_what_is_not_listed_is_not_found_in_the_same_words(
 def test_a_base_model_without_adapters_is_listed(client: Client, embedder: str) -> None:
     model = client.http.get(f"/v1/models/{embedder}").json()
     assert (model["root"], model["parent"], model["max_model_len"]) == (embedder, None, 128)
+
+
+def test_a_base_model_is_listed_once_its_engine_has_started(
+    client: Client, gateway: Gateway
+) -> None:
+    gateway.registry.put_base_model(base_model(STARTING_BASE_MODEL))
+    uploaded = client.upload("early", base_model=STARTING_BASE_MODEL).json()
+    client.report(uploaded["id"], AdapterStatus.READY)
+    try:
+        listed = {model.id for model in client.openai.models.list()}
+        answer = client.http.get(f"/v1/models/{STARTING_BASE_MODEL}")
+    finally:
+        client.http.delete(f"/v1/adapters/{uploaded['id']}")
+        gateway.registry.remove_base_model(STARTING_BASE_MODEL)
+    assert "tiny" in listed
+    assert not any(model.startswith(STARTING_BASE_MODEL) for model in listed)
+    assert answer.status_code == 404
 
 
 def test_an_upload_for_a_base_model_without_adapters_is_refused_and_leaves_nothing(

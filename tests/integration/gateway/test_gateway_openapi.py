@@ -20,7 +20,7 @@ from tests.integration.gateway.running import (
     ADMIN_KEY,
     BASE_MODEL,
     FAST_LIMITS,
-    NOT_READY_BASE_MODEL,
+    OTHER_BASE_MODEL,
     Client,
     Gateway,
     base_model,
@@ -124,7 +124,7 @@ def roomy_gateway(triton_port: int, tmp_path: Path, hub: Hub) -> Iterator[Gatewa
     tiers_file.write_text(ROOMY_TIER)
     folder = tmp_path / "data"
     with running_gateway(folder, triton_port, FAST_LIMITS, tiers_file=tiers_file) as gateway:
-        for name in (BASE_MODEL, NOT_READY_BASE_MODEL):
+        for name in (BASE_MODEL, OTHER_BASE_MODEL):
             gateway.registry.put_base_model(base_model(name))
         hub.repos[REPO] = Repo(files={})
         with loading_at_once(gateway):
