@@ -156,6 +156,20 @@ def test_the_prompt_can_be_left_out_and_more_be_returned(http: httpx.Client) -> 
     assert answer["num_input_tokens"] == 5
 
 
+def test_the_sum_of_the_logprobs_needs_no_logprobs_asked_for(http: httpx.Client) -> None:
+    answer = http.post(
+        f"/v2/models/{BASE_MODEL}/generate",
+        json={
+            "text_input": PROMPT,
+            "return_cumulative_logprob": True,
+            "return_logprobs": True,
+            "sampling_parameters": json.dumps(GREEDY),
+        },
+    ).json()
+    assert answer["cumulative_logprob"] < 0
+    assert answer["logprobs"] == "null"
+
+
 def test_several_choices_are_elements(grpc_url: str) -> None:
     asked = {"n": 3, "temperature": 1, "max_tokens": 3, "seed": 1}
     (result, *_) = streamed(grpc_url, sampling_parameters=asked)
@@ -183,6 +197,8 @@ def test_the_companion_tells_what_may_be_asked_for(stack: Stack, lora_id: str) -
         ({"sampling_parameters": {"lora_name": "nobody's"}}, "There is no adapter"),
         ({"sampling_parameters": {"temperature": -1}}, "temperature"),
         ({"sampling_parameters": {"temprature": 1}}, "temprature"),
+        ({"sampling_parameters": {"n": 10**9}}, "n must be at most"),
+        ({"openai_request": "{}"}, "one of it and openai_request must be there"),
         ({"sampling_parameters": "{"}, "not JSON"),
         ({"image": "aGVsbG8="}, "text only"),
         ({"text_input": "x " * 4000}, "maximum context length"),

@@ -528,3 +528,38 @@ async def test_what_the_engine_keeps_of_a_removed_adapter_is_counted(served: Ser
     served.engine.loaded.pop(1)
     served.look(2)
     assert served.table.status().held == 1
+
+
+async def test_an_adapters_id_means_the_content_that_serves(served: Served) -> None:
+    served.make("adp_1@old", "adp_1@new", "adp_10@x")
+    await served.apply(1, "adp_1@old", "adp_10@x")
+    assert served.table.named("adp_1") == "adp_1@old"
+    assert served.table.named("adp_10@x") == "adp_10@x"
+    served.engine.may_add.clear()
+    applying = asyncio.create_task(served.apply(2, "adp_1@old", "adp_1@new", "adp_10@x"))
+    await asyncio.sleep(0)
+    assert served.states()["adp_1@new"] is ON_DISK
+    assert served.table.named("adp_1") == "adp_1@old"
+    served.engine.may_add.set()
+    await applying
+    assert served.table.named("adp_1") == "adp_1@new"
+
+
+async def test_a_content_that_the_engine_refused_is_not_meant_by_the_id(served: Served) -> None:
+    served.make("adp_1@old", "adp_1@bad")
+    await served.apply(1, "adp_1@old")
+    served.engine.refused["adp_1@bad"] = "too wide"
+    await served.apply(2, "adp_1@old", "adp_1@bad")
+    assert served.states()["adp_1@bad"] is FAILED
+    assert served.table.named("adp_1") == "adp_1@old"
+
+
+@pytest.mark.parametrize("name", ["", "adp_", "adp_2", "adp_1@", "adp_1@other"])
+async def test_a_name_that_is_nobodys_is_refused_without_telling_others(
+    served: Served, name: str
+) -> None:
+    served.make("adp_1@old")
+    await served.apply(1, "adp_1@old")
+    with pytest.raises(UnknownAdapterError) as refused:
+        served.table.named(name)
+    assert "old" not in str(refused.value)
