@@ -132,10 +132,11 @@ def test_one_that_fails_is_told_and_left_alone_until_it_is_mended(
 def test_one_that_is_gone_is_unloaded_with_its_companion_and_may_come_back(
     tmp_path: Path, triton: InMemoryRepository
 ) -> None:
-    triton.models = {"a": READY, "a-adapters": READY, "b": READY}
+    triton.models = {"a": READY, "a-adapters": READY, "b": READY, "b-adapters": READY}
     loader = BaseModelLoader(triton)
-    loader.look([tmp_path.joinpath("a"), write(tmp_path, "b")][1:], ["a", "elsewhere"])
-    assert triton.models == {"a": UNLOADED, "a-adapters": UNLOADED, "b": READY}
+    loader.look([write(tmp_path, "b")], ["a", "elsewhere"])
+    assert triton.models["a"] == triton.models["a-adapters"] == UNLOADED
+    assert triton.models["b"] == triton.models["b-adapters"] == READY
     loader.look([write(tmp_path, "a"), tmp_path / "b"], [])
     wait_for(lambda: triton.is_ready("a"))
     assert triton.loads == ["a"]
