@@ -34,6 +34,8 @@ TEXTS = [
     "word " * 150,
 ]
 ADD_DEADLINE_S = 300
+pytestmark = pytest.mark.timeout(2 * ADD_DEADLINE_S)
+"""Two engines start, one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
