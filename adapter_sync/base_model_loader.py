@@ -13,12 +13,13 @@ import structlog
 
 from adapter_sync.base_models import ENGINE_ARGUMENTS_FILE
 from adapter_sync.errors import LoraServerError, TritonUnavailableError
-from adapter_sync.lora_map import companion_name
+from adapter_sync.lora_map import COMPANION_SUFFIX, companion_name
 from adapter_sync.triton_repository import ModelState, TritonRepository
 
 log = structlog.get_logger()
 
-_BUSY = frozenset({"READY", "LOADING", "UNLOADING"})
+_READY = "READY"
+_BUSY = frozenset({_READY, "LOADING", "UNLOADING"})
 _FAILED = "UNAVAILABLE"
 _UNLOADED = "unloaded"
 """Triton's reason for one that is unavailable because it was asked to be."""
@@ -45,6 +46,16 @@ def to_load(
     return loads
 
 
+def orphans(found: Collection[str], states: Mapping[str, ModelState]) -> set[str]:
+    """The loaded companions of base models that are not `found` in the repository. Pure."""
+    needed = {companion_name(name) for name in found}
+    return {
+        name
+        for name, told in states.items()
+        if told.state == _READY and name.endswith(COMPANION_SUFFIX) and name not in needed
+    }
+
+
 class BaseModelLoader:
     """Called with every look at the repository, by one thread."""
 
@@ -58,16 +69,17 @@ class BaseModelLoader:
         Raises TritonUnavailableError, TritonRefusedError.
         """
         found = {each.name: (each / ENGINE_ARGUMENTS_FILE).stat().st_mtime_ns for each in folders}
-        loads = to_load(found, self._triton.states(), self._tried)
+        states = self._triton.states()
+        loads = to_load(found, states, self._tried)
         self._tried = found
         for name in loads:
             # Not to be waited for: an engine that starts must not hold up the end.
             threading.Thread(target=self._load, args=(name,), daemon=True).start()
-        for name in sorted(gone):
-            for model in (name, companion_name(name)):
-                if self._triton.is_ready(model):
-                    self._triton.unload(model)
-                    log.info("base_model.unloaded", model=model)
+        # Triton's list has no models whose folder is gone; companions' folders stay.
+        unneeded = {name for name in gone if self._triton.is_ready(name)}
+        for name in sorted(unneeded | orphans(found, states)):
+            self._triton.unload(name)
+            log.info("base_model.unloaded", model=name)
 
     def _load(self, name: str) -> None:
         log.info("base_model.loading", base_model=name)

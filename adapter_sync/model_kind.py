@@ -11,14 +11,7 @@ MODULES_FILE = "modules.json"
 """Of a sentence-transformers model: the layers around the transformer."""
 _POOLING_MODULE = "Pooling"
 _GENERATES = ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel")
-_POOLS = (
-    "ForTextEncoding",
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForRewardModeling",
-    "ClassificationModel",
-    "Model",
-)
+_POOLS = ("ForTextEncoding", "Classification", "ForRewardModeling", "Model")
 
 
 def makes_embeddings(config: Mapping[str, object], modules: Sequence[object] = ()) -> bool:

@@ -19,7 +19,7 @@ from adapter_sync.base_models import base_model_folders, read_base_model
 from adapter_sync.blobs import BlobStore
 from adapter_sync.companion_folder import CompanionFolder
 from adapter_sync.engine_status import EngineStatus
-from adapter_sync.errors import ConfigurationError, LoraServerError
+from adapter_sync.errors import ConfigurationError, LoraServerError, TritonUnavailableError
 from adapter_sync.node import ThisNode
 from adapter_sync.reconciler.apply import BaseModelReconciler
 from adapter_sync.record import BaseModel
@@ -148,11 +148,9 @@ def _load_base_models(loader: BaseModelLoader, registry: Registry, repository: P
     """Have Triton take in those that came, and drop those that the registry alone still knows."""
     names = [base.name for base in registry.base_models()]
     gone = [name for name in names if not (repository / name).is_dir()]
-    try:
+    # A Triton that is away has nothing loaded, and loads all that is there when it starts.
+    with contextlib.suppress(TritonUnavailableError):
         loader.look(base_model_folders(repository), gone)
-    except LoraServerError as error:
-        # A Triton that is away has nothing loaded, and loads all that is there when it starts.
-        log.info("base_models.not_loaded", error=str(error))
 
 
 def _register_base_models(

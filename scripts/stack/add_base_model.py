@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for max_lora_rank: vllm/config/lora.py."""
+CPU_ARGUMENTS: Mapping[str, object] = MappingProxyType(
+    {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+)
+"""What vLLM's CPU build is given: as exact and as quick as it gets, without a compiler, and 1 GiB
+of memory instead of all that is free, which other engines need."""
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 EPILOG = """\
 example:
@@ -53,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--max-lora-rank",
         type=int,
         choices=LORA_RANKS,
-        default=64,
-        help="the largest rank served (default: 64); memory is taken for it at the start",
+        help="the largest rank served (default: 64, on the CPU 16); memory is taken for it at the "
+        "start",
     )
     parser.add_argument(
         "--max-loras",
@@ -114,18 +121,20 @@ def engine_arguments_of(
     """VLLM's engine arguments: without LoRA for what makes embeddings. Raises AddError."""
     given = dict(key_and_value(word) for word in arguments.engine_argument)
     model = written_model(arguments.model, settings)
+    on_cpu = version("torch").endswith("+cpu")
+    common = {"model": model, **(CPU_ARGUMENTS if on_cpu else {})}
     if arguments.no_adapters:
-        return {"model": model, **given}
+        return {**common, **given}
     if "runner" not in given and makes_embeddings(model, given.get("revision"), settings):
         print(f"{model} makes embeddings or scores: it takes no adapters.")
-        return {"model": model, "runner": "pooling", **given}
+        return {**common, "runner": "pooling", **given}
     lora = {
         "enable_lora": True,
         "max_loras": arguments.max_loras,
-        "max_lora_rank": arguments.max_lora_rank,
+        "max_lora_rank": arguments.max_lora_rank or (16 if on_cpu else 64),
         "max_cpu_loras": arguments.max_cpu_loras or 4 * arguments.max_loras,
     }
-    return {"model": model, **lora, **given}
+    return {**common, **lora, **given}
 
 
 def written_model(model: str, settings: "Settings") -> str:

@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from adapter_sync.base_models import base_model_folders, read_base_model
+from adapter_sync.base_models import (
+    base_model_folders,
+    is_embedding_model_on_hub,
+    read_base_model,
+)
 from adapter_sync.errors import ConfigurationError
 
 SHAPES = {
@@ -20,6 +24,7 @@ SHAPES = {
     "model.layers.0.mlp.up_proj.weight": (16, 8),
     "model.layers.0.input_layernorm.weight": (8,),
 }
+MODELS = Path(__file__).parents[3] / ".runtime" / "models"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -169,6 +174,17 @@ def test_an_embedding_model_and_one_without_lora_take_no_adapters_and_need_no_sh
 
     assert not base.takes_adapters
     assert (base.tensor_shapes, base.max_model_len) == ({}, 512)
+
+
+def test_the_real_embedding_model_takes_none_whatever_its_engine_is_told(
+    add_base_model: AddBaseModel,
+) -> None:
+    folder = add_base_model({"model": "all-minilm-l6-v2"}, "embedder")
+
+    base = read_base_model(folder, models_dir=MODELS)
+
+    assert (base.takes_adapters, base.tensor_shapes) == (False, {})
+    assert base.max_model_len == 256  # sentence-transformers' own; its config says 512
 
 
 def test_a_model_takes_no_adapters_unless_lora_is_enabled(
@@ -461,6 +477,16 @@ def test_of_a_hub_model_without_adapters_only_the_config_is_fetched(
     base = read_base_model(folder, models_dir=models_dir)
 
     assert (base.takes_adapters, base.max_model_len) == (False, 512)
+
+
+def test_a_model_on_the_hub_tells_whether_it_makes_embeddings(hub: Hub) -> None:
+    write_model(hub.folder)
+    assert not is_embedding_model_on_hub("org/tiny", None)
+    pooling = {"type": "sentence_transformers.models.Pooling"}
+    (hub.folder / "modules.json").write_text(json.dumps([pooling]))
+    assert is_embedding_model_on_hub("org/tiny", None)
+    with pytest.raises(ConfigurationError, match="model 'org/other' can't be read"):
+        is_embedding_model_on_hub("org/other", None)
 
 
 def test_a_large_model_on_the_hub_is_not_downloaded(

@@ -8,13 +8,17 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
-from stack.add_base_model import LORA_RANKS, main
+import stack.add_base_model
+from stack.add_base_model import CPU_ARGUMENTS, LORA_RANKS, main
+from stack.installation import free_ports
 
 from adapter_sync.base_models import base_model_folders
 from adapter_sync.companion_folder import TEMPLATES
 
 ROOT = Path(__file__).parents[3]
+EMBEDDING_MODEL = ROOT / ".runtime" / "models" / "all-minilm-l6-v2"
 
 
 @pytest.fixture
@@ -27,6 +31,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("LORA_MODELS_DIR", "models"),
     ):
         monkeypatch.setenv(name, folder)
+    # Neither the hub nor a Triton that happens to run here.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("TRITON_GRPC_PORT", str(free_ports(1)[0]))
     return tmp_path / "repository"
 
 
@@ -62,23 +69,34 @@ def test_both_folders_are_made(repository: Path, capsys: pytest.CaptureFixture[s
         for file in files(TEMPLATES / kind):
             assert (repository / name / file).read_bytes() == (TEMPLATES / kind / file).read_bytes()
     assert base_model_folders(repository) == [repository / "llama"]
-    assert "curl -X POST http://127.0.0.1:" in capsys.readouterr().out
+    assert "at its next start" in capsys.readouterr().out
 
 
-def test_production_defaults_are_written(repository: Path) -> None:
+@pytest.mark.parametrize(
+    ("torch", "rank", "more"), [("2.13.0", 64, {}), ("2.13.0+cpu", 16, CPU_ARGUMENTS)]
+)
+def test_the_defaults_are_the_accelerators_or_the_cpus(
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    torch: str,
+    rank: int,
+    more: dict[str, object],
+) -> None:
+    monkeypatch.setattr(stack.add_base_model, "version", lambda _: torch)
     main(["llama", "--model", "meta-llama/Llama-3.1-8B-Instruct"])
     assert engine_arguments(repository, "llama") == {
         "model": "meta-llama/Llama-3.1-8B-Instruct",
         "enable_lora": True,
         "max_loras": 8,
-        "max_lora_rank": 64,
+        "max_lora_rank": rank,
         "max_cpu_loras": 32,
+        **more,
     }
 
 
 def test_everything_may_be_chosen(repository: Path) -> None:
     words = ["--max-lora-rank", "16", "--max-loras", "2", "--max-cpu-loras", "5"]
-    more = ["tensor-parallel-size=8", "dtype=float32", "enforce_eager=true", 'a={"b": [1]}']
+    more = ["tensor-parallel-size=8", "dtype=bfloat16", 'a={"b": [1]}']
     chosen = [word for each in more for word in ("--engine-argument", each)]
     assert main(["llama", "--model", "org/llama", *words, *chosen]) == 0
     assert engine_arguments(repository, "llama") == {
@@ -87,9 +105,9 @@ def test_everything_may_be_chosen(repository: Path) -> None:
         "max_loras": 2,
         "max_lora_rank": 16,
         "max_cpu_loras": 5,
+        **CPU_ARGUMENTS,
         "tensor_parallel_size": 8,
-        "dtype": "float32",
-        "enforce_eager": True,
+        "dtype": "bfloat16",
         "a": {"b": [1]},
     }
 
@@ -97,8 +115,39 @@ def test_everything_may_be_chosen(repository: Path) -> None:
 def test_a_base_model_without_adapters_has_no_companion(repository: Path) -> None:
     words = ["--model", "org/minilm", "--no-adapters", "--engine-argument", "runner=pooling"]
     assert main(["minilm", *words]) == 0
-    assert engine_arguments(repository, "minilm") == {"model": "org/minilm", "runner": "pooling"}
+    assert engine_arguments(repository, "minilm") == {
+        "model": "org/minilm",
+        **CPU_ARGUMENTS,
+        "runner": "pooling",
+    }
     assert [folder.name for folder in repository.iterdir()] == ["minilm"]
+
+
+def test_a_model_that_makes_embeddings_is_known_by_its_files(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["minilm", "--model", str(EMBEDDING_MODEL)]) == 0
+    assert engine_arguments(repository, "minilm") == {
+        "model": str(EMBEDDING_MODEL),
+        **CPU_ARGUMENTS,
+        "runner": "pooling",
+    }
+    assert [folder.name for folder in repository.iterdir()] == ["minilm"]
+    assert "it takes no adapters" in capsys.readouterr().out
+
+
+def test_whoever_says_what_runs_it_is_believed(repository: Path) -> None:
+    words = ["--model", str(EMBEDDING_MODEL), "--engine-argument", "runner=generate"]
+    assert main(["minilm", *words]) == 0
+    assert engine_arguments(repository, "minilm")["enable_lora"] is True
+
+
+def test_a_model_that_can_not_be_looked_at_is_taken_to_generate(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["llama", "--model", "org/llama"]) == 0
+    assert engine_arguments(repository, "llama")["enable_lora"] is True
+    assert "add it with --no-adapters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("relative", ["./elsewhere/llama", "elsewhere/llama"])
@@ -233,6 +282,7 @@ def test_the_command_works_as_users_start_it(repository: Path, tmp_path: Path) -
     environment = os.environ | {
         "MODEL_REPOSITORY": str(repository),
         "LORA_DATA_DIR": str(tmp_path / "data"),
+        "HF_HUB_OFFLINE": "1",
     }
     command = [str(ROOT / "scripts" / "add-base-model"), "llama", "--model"]
     added = subprocess.run(
@@ -244,7 +294,7 @@ def test_the_command_works_as_users_start_it(repository: Path, tmp_path: Path) -
         [*command, "org/other"], env=environment, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1
-    assert refused.stderr.startswith("add-base-model: there is a base model 'llama' already")
+    assert "add-base-model: there is a base model 'llama' already" in refused.stderr
 
 
 def test_help_works_before_the_set_up_with_a_bare_python(tmp_path: Path) -> None:
