@@ -69,8 +69,9 @@ def run(control: str) -> int:
         return 1
     structlog.get_logger().info("adapter_sync.started", control=control, triton=url)
     try:
-        # What a process left that was killed between the blobs and their adapter's row.
+        # What a process left that was killed on an adapter's way in: itself, or the gateway.
         intake = Intake(registry, blobs, settings.staging_folder)
+        intake.remove_leftovers()
         intake.remove_unused_blobs()
         fetcher = Fetcher(
             registry=registry,

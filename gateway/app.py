@@ -106,7 +106,9 @@ async def open_services(
     try:
         blobs = FolderBlobStore(settings.blobs_folder)
         intake = Intake(registry, blobs, settings.staging_folder)
+        # What a process left that was killed on an upload's way: itself, or adapter_sync.
         await to_thread.run_sync(intake.remove_leftovers)
+        await to_thread.run_sync(intake.remove_unused_blobs)
         usage = UsageRecorder(registry)
         services = Services(
             registry=registry,

@@ -151,6 +151,17 @@ def test_blobs_that_nobody_uses_are_removed_at_the_start(
         assert list(blobs.digests()) == []
 
 
+def test_files_that_a_killed_fetch_was_staging_are_removed_at_the_start(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    uploads = tmp_path / "data" / "staging" / "uploads"
+    uploads.mkdir(parents=True)
+    (uploads / "config").write_bytes(b"left by a killed adapter_sync")
+    with process(environment, tmp_path / "log") as started:
+        wait_for_words("staging.leftovers_removed", tmp_path / "log", started)
+        assert list(uploads.iterdir()) == []
+
+
 def test_a_wrong_setting_is_told(environment: dict[str, str]) -> None:
     refused = run(environment | {"TRITON_HTTP_PORT": "http"})
     assert refused.returncode == 1

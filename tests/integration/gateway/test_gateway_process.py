@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.record import BaseModel
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
@@ -193,6 +194,18 @@ def test_a_stream_that_outlives_the_stop_is_told(tmp_path: Path, triton_port: in
         assert process.wait(PATIENCE_S) == -signal.SIGTERM
     error = json.loads(last.removeprefix(b"data: "))["error"]
     assert error["message"].startswith("The server is restarting")
+
+
+def test_what_a_killed_gateway_left_of_an_upload_is_gone_when_it_is_back(tmp_path: Path) -> None:
+    uploads = tmp_path / "data" / "staging" / "uploads"
+    uploads.mkdir(parents=True)
+    (uploads / "half").write_bytes(b"the upload that was coming in")
+    (tmp_path / "file").write_bytes(b"the blob whose row was about to come")
+    blobs = FolderBlobStore(tmp_path / "data" / "blobs")
+    blobs.add(tmp_path / "file", "ab" * 32)
+    with _running(tmp_path, _free_port()):
+        assert list(uploads.iterdir()) == []
+        assert list(blobs.digests()) == []
 
 
 def test_a_taken_port_is_said(tmp_path: Path) -> None:
