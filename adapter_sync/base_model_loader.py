@@ -13,13 +13,12 @@ import structlog
 
 from adapter_sync.base_models import ENGINE_ARGUMENTS_FILE
 from adapter_sync.errors import LoraServerError, TritonUnavailableError
-from adapter_sync.lora_map import COMPANION_SUFFIX, companion_name
+from adapter_sync.lora_map import companion_name
 from adapter_sync.triton_repository import ModelState, TritonRepository
 
 log = structlog.get_logger()
 
-_READY = "READY"
-_BUSY = frozenset({_READY, "LOADING", "UNLOADING"})
+_BUSY = frozenset({"READY", "LOADING", "UNLOADING"})
 _FAILED = "UNAVAILABLE"
 _UNLOADED = "unloaded"
 """Triton's reason for one that is unavailable because it was asked to be."""
@@ -46,14 +45,17 @@ def to_load(
     return loads
 
 
-def orphans(found: Collection[str], states: Mapping[str, ModelState]) -> set[str]:
-    """The loaded companions of base models that are not `found` in the repository. Pure."""
+def unneeded(
+    found: Collection[str], gone: Collection[str], companions: Collection[str]
+) -> list[str]:
+    """What is not to be loaded while only the base models `found` are there; sorted. Pure.
+
+    Those that are `gone`, and of the `companions` that hold adapters every one whose base model is
+    not there: a Triton that starts anew loads what was unloaded.
+    """
     needed = {companion_name(name) for name in found}
-    return {
-        name
-        for name, told in states.items()
-        if told.state == _READY and name.endswith(COMPANION_SUFFIX) and name not in needed
-    }
+    of_gone = {companion_name(name) for name in gone}
+    return sorted({*gone, *of_gone, *companions} - needed)
 
 
 class BaseModelLoader:
@@ -63,23 +65,26 @@ class BaseModelLoader:
         self._triton = triton
         self._tried: Tried | None = None
 
-    def look(self, folders: Sequence[Path], gone: Collection[str]) -> None:
+    def look(
+        self, folders: Sequence[Path], gone: Collection[str], companions: Collection[str] = ()
+    ) -> None:
         """Load what is new among the base models' folders, unload those `gone`.
+
+        `companions` are the names of those that hold adapters.
 
         Raises TritonUnavailableError, TritonRefusedError.
         """
         found = {each.name: (each / ENGINE_ARGUMENTS_FILE).stat().st_mtime_ns for each in folders}
-        states = self._triton.states()
-        loads = to_load(found, states, self._tried)
+        loads = to_load(found, self._triton.states(), self._tried)
         self._tried = found
         for name in loads:
             # Not to be waited for: an engine that starts must not hold up the end.
             threading.Thread(target=self._load, args=(name,), daemon=True).start()
-        # Triton's list has no models whose folder is gone; companions' folders stay.
-        unneeded = {name for name in gone if self._triton.is_ready(name)}
-        for name in sorted(unneeded | orphans(found, states)):
-            self._triton.unload(name)
-            log.info("base_model.unloaded", model=name)
+        # Triton's list leaves out what has lost its folder, so each is asked for by its name.
+        for name in unneeded(found, gone, companions):
+            if self._triton.is_ready(name):
+                self._triton.unload(name)
+                log.info("base_model.unloaded", model=name)
 
     def _load(self, name: str) -> None:
         log.info("base_model.loading", base_model=name)

@@ -16,6 +16,7 @@ import structlog
 from adapter_sync.blobs import BlobStore
 from adapter_sync.errors import ConfigurationError
 from adapter_sync.lora_map import (
+    COMPANION_SUFFIX,
     EMPTY_LORA_MAP,
     LORA_MAP_FILE,
     LoraMap,
@@ -123,6 +124,14 @@ class CompanionFolder:
     def remove_leftovers(self) -> None:
         """Clear what a killed adapter_sync left in staging: only one runs per repository."""
         shutil.rmtree(self._stages, ignore_errors=True)
+
+
+def companions_with_adapters(repository: Path) -> list[str]:
+    """The companions in Triton's model repository whose lora map was written, sorted."""
+    return sorted(
+        file.parents[1].name
+        for file in repository.glob(f"[!.]*{COMPANION_SUFFIX}/{VERSION_FOLDER}/{LORA_MAP_FILE}")
+    )
 
 
 def check_same_file_system(staging: Path, repository: Path) -> None:

@@ -79,10 +79,10 @@ def _header(shapes: Mapping[str, tuple[int, int]], dtype: str) -> tuple[bytes, i
     return len(text).to_bytes(8, "little") + text, end
 
 
-def _numbers(size_bytes: int) -> Iterator[memoryview]:
+def _numbers(size_bytes: int) -> Iterator[bytes]:
     rng = np.random.default_rng(0)
     left = size_bytes // 4
     while left:
         count = min(left, 1_000_000)
         left -= count
-        yield memoryview(rng.standard_normal(count, dtype=np.float32)).cast("B")
+        yield rng.standard_normal(count, dtype=np.float32).tobytes()

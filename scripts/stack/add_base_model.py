@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         settings = checked_settings()
+        check_name(arguments.name, settings)
         add(arguments.name, engine_arguments_of(arguments, settings), settings)
         if not arguments.no_wait:
             wait_until_served(arguments.name, settings)
@@ -169,10 +170,8 @@ class AddError(Exception):
     """The base model can't be added; the message says why."""
 
 
-def add(name: str, engine_arguments: Mapping[str, object], settings: "Settings") -> None:
-    """Write the folders, the companion's only for LoRA. Raises AddError, leaving nothing."""
-    from adapter_sync.companion_folder import TEMPLATES, VERSION_FOLDER, CompanionFolder
-    from adapter_sync.errors import ConfigurationError
+def check_name(name: str, settings: "Settings") -> None:
+    """Raise AddError when it can't name a base model, or names one."""
     from adapter_sync.lora_map import COMPANION_SUFFIX
 
     target = settings.model_repository / name
@@ -183,6 +182,14 @@ def add(name: str, engine_arguments: Mapping[str, object], settings: "Settings")
         )
     if target.exists():
         raise AddError(f"there is a base model '{name}' already, in {target}")
+
+
+def add(name: str, engine_arguments: Mapping[str, object], settings: "Settings") -> None:
+    """Write the folders, the companion's only for LoRA. Raises AddError, leaving nothing."""
+    from adapter_sync.companion_folder import TEMPLATES, VERSION_FOLDER, CompanionFolder
+    from adapter_sync.errors import ConfigurationError
+
+    target = settings.model_repository / name
     settings.model_repository.mkdir(parents=True, exist_ok=True)
     settings.staging_folder.mkdir(parents=True, exist_ok=True)
     companion = CompanionFolder(

@@ -607,7 +607,7 @@ def good(*, stream: bool) -> list[Case]:
             for name, (path, fields) in group.items()
         ),
     ]
-    mode: Fields = {"stream": True} if stream else {}
+    mode: dict[str, Any] = {"stream": True} if stream else {}
     return [
         Case(path=path, name=name, body=_body(path, fields, MODELS[index % len(MODELS)]) | mode)
         for index, (path, name, fields) in enumerate(requests)

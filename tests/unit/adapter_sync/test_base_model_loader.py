@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from adapter_sync.base_model_loader import BaseModelLoader, to_load
+from adapter_sync.companion_folder import companions_with_adapters
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
+from adapter_sync.lora_map import LORA_MAP_FILE
 from adapter_sync.triton_repository import ModelState
 
 READY = ModelState(state="READY", reason="")
@@ -140,6 +142,20 @@ def test_one_that_is_gone_is_unloaded_with_its_companion_and_may_come_back(
     loader.look([write(tmp_path, "a"), tmp_path / "b"], [])
     wait_for(lambda: triton.is_ready("a"))
     assert triton.loads == ["a"]
+
+
+def test_a_companion_that_outlived_its_base_model_is_unloaded_and_no_other_model(
+    tmp_path: Path, triton: InMemoryRepository
+) -> None:
+    triton.models = {"gone-adapters": READY, "b-adapters": READY, "my-own-adapters": READY}
+    for companion in ("gone-adapters", "b-adapters"):
+        (tmp_path / companion / "1").mkdir(parents=True)
+        (tmp_path / companion / "1" / LORA_MAP_FILE).write_text("{}")
+    (tmp_path / "my-own-adapters" / "1").mkdir(parents=True)
+    companions = companions_with_adapters(tmp_path)
+    BaseModelLoader(triton).look([write(tmp_path, "b")], [], companions)
+    assert triton.models["gone-adapters"] == UNLOADED
+    assert triton.models["b-adapters"] == triton.models["my-own-adapters"] == READY
 
 
 def test_what_came_while_triton_was_away_is_loaded_when_it_is_back(

@@ -294,7 +294,7 @@ def test_the_command_works_as_users_start_it(repository: Path, tmp_path: Path) -
         [*command, "org/other"], env=environment, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1
-    assert "add-base-model: there is a base model 'llama' already" in refused.stderr
+    assert refused.stderr.startswith("add-base-model: there is a base model 'llama' already")
 
 
 def test_help_works_before_the_set_up_with_a_bare_python(tmp_path: Path) -> None:
