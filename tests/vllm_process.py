@@ -50,7 +50,13 @@ def running_vllm(
                 *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
                 *command_line(settings),
             ],
-            env=os.environ | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
+            env=os.environ
+            | {
+                "VLLM_NO_USAGE_STATS": "1",
+                "HF_HUB_OFFLINE": "1",
+                # vLLM's own choice is the first cores, which this project's engine has.
+                "VLLM_CPU_OMP_THREADS_BIND": str((os.cpu_count() or 1) - 1),
+            },
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
