@@ -26,8 +26,8 @@ Found = TypeVar("Found")
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE_MODEL = "smollm2-135m-instruct"
-READY_DEADLINE_S = 300
-STOP_DEADLINE_S = 90
+READY_DEADLINE_S = 600
+STOP_DEADLINE_S = 180
 EXAMPLES = ("finance", "legal", "healthcare")
 
 
@@ -192,7 +192,7 @@ def stop(stack: Stack) -> int:
         raise
 
 
-def wait_for(look: Callable[[], Found | None], what: str, *, deadline_s: float = 60) -> Found:
+def wait_for(look: Callable[[], Found | None], what: str, *, deadline_s: float = 180) -> Found:
     """What `look` finds, asked until it is something."""
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:

@@ -16,7 +16,7 @@ from adapter_sync.model_path import resolve_model
 from engine.engine_arguments import command_line
 from tests.stack_process import BASE_MODEL, READY_DEADLINE_S, ROOT, wait_for
 
-STOP_DEADLINE_S = 60
+STOP_DEADLINE_S = 180
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

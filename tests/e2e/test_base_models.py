@@ -243,7 +243,7 @@ def test_usage_is_counted_as_it_is_told(grown: Grown) -> None:
             }
         ),
         "the usage",
-        deadline_s=10,
+        deadline_s=60,
     )
     assert told.prompt_tokens == told.total_tokens > len(TEXTS)
 
@@ -257,10 +257,10 @@ def test_one_that_leaves_is_gone_and_the_others_serve(grown: Grown) -> None:
     [stub] = [each for each in stubs if f"/{EMBEDDER}/" in " ".join(each.cmdline())]
     engine = [stub, *stub.children(recursive=True)]
     (stack.repository / EMBEDDER).rename(stack.data / "staging" / "taken-away")
-    wait_for(lambda: EMBEDDER not in grown.listed(), "the end of it", deadline_s=30)
+    wait_for(lambda: EMBEDDER not in grown.listed(), "the end of it", deadline_s=120)
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model=EMBEDDER, input="Hello")
-    wait_for(lambda: httpx.get(ready).status_code != 200, "the unloading", deadline_s=30)
+    wait_for(lambda: httpx.get(ready).status_code != 200, "the unloading", deadline_s=120)
     wait_for(lambda: not any(map(is_alive, engine)), "the end of its processes")
     assert set(grown.streamed) == {answer(client)}
     assert stack.engine_pids() == grown.pids[0]

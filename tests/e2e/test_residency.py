@@ -13,7 +13,7 @@ from adapter_sync.record import NodeBaseModel
 from tests.stack_process import BASE_MODEL, ROOT, Stack, example, running_stack, upload, wait_for
 
 SLOTS, KEPT = 2, 3
-MOVE_DEADLINE_S = 30
+MOVE_DEADLINE_S = 120
 
 
 @pytest.fixture(scope="module")

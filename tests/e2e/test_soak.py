@@ -103,6 +103,6 @@ async def test_whatever_tenants_do_at_once_answers_are_right_and_nothing_is_left
         return not found[-1]
 
     try:
-        wait_for(is_clean, "the end of all adapters", deadline_s=60)
+        wait_for(is_clean, "the end of all adapters", deadline_s=180)
     except AssertionError:
         raise AssertionError(f"left: {found[-1]}") from None

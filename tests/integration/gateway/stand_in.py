@@ -17,7 +17,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 STARTING_BASE_MODEL = "starting"
-PATIENCE_S = 10
+PATIENCE_S = 60
 PROMPT_TOKENS = 7
 WORDS = ("The", " capital", " is", " Paris", ".")
 
