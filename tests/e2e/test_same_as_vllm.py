@@ -1,6 +1,6 @@
 """Side by side with vLLM's own server: the same weights, arguments, adapters and bytes sent.
 
-Two engines on few cores take seconds for an answer, so only every fifth good request is sent; all
+Two engines on few cores take seconds for an answer, so only every eighth good request is sent; all
 of them are with PARITY_EVERY=1: see docs/testing.md.
 """
 
@@ -18,7 +18,7 @@ from tests.e2e.answers import differences, joined_events
 from tests.stack_process import BASE_MODEL, Stack, example, upload
 from tests.vllm_process import running_vllm
 
-EVERY = int(os.environ.get("PARITY_EVERY", "5"))
+EVERY = int(os.environ.get("PARITY_EVERY", "8"))
 # Half way between: what is not sent as one kind is more likely sent as the other.
 WHOLE, STREAMED = cases.good(stream=False)[::EVERY], cases.good(stream=True)[EVERY // 2 :: EVERY]
 

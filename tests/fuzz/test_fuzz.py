@@ -10,7 +10,7 @@ import pytest
 from tests.fuzz.corpus import write_corpus, write_dictionary
 
 ROOT = Path(__file__).parents[2]
-SECONDS = int(os.environ.get("FUZZ_SECONDS", "20"))
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "10"))
 START_S = 240
 TARGETS = ("weights", "config", "bundle")
 
