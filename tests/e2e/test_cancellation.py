@@ -22,6 +22,8 @@ from adapter_sync.settings import Settings
 from engine.handover import ask
 from tests.stack_process import BASE_MODEL, Stack, is_ready, wait_for
 
+# Of a stream that is cancelled tritonclient's own thread raises.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 SOON_S = 10
 """A whole answer would take a minute; how soon it really is is printed."""
 STEP_S = 0.005
