@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from stack.vllm_server import running_vllm
 
 from tests.e2e import parity_cases as cases
 from tests.e2e.answers import differences, joined_events
 from tests.stack_process import BASE_MODEL, Stack, example, upload
-from tests.vllm_process import running_vllm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
