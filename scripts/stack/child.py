@@ -14,7 +14,7 @@ import psutil
 from stack.installation import end, end_with_parent
 
 LOOK_PERIOD_S = 0.2
-TOLD_BYTES = 8000
+TOLD_BYTES = 3000
 
 
 class ChildError(RuntimeError):
@@ -72,8 +72,9 @@ def answers(url: str) -> bool:
 
 
 def _stop(process: psutil.Popen, within_s: float) -> None:
-    started = process.children(recursive=True) if process.is_running() else []
-    process.terminate()
-    with contextlib.suppress(psutil.TimeoutExpired):
+    started = []
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        started = process.children(recursive=True)
+        process.terminate()
         process.wait(within_s)
     end([each for each in [process, *started] if each.is_running()])

@@ -44,7 +44,8 @@ def running_vllm(
         "served_model_name": model_json.parent.parent.name,
         "host": "127.0.0.1",
         "port": free_ports(1)[0],
-        "lora_modules": [f"{name}={path}" for name, path in adapters.items()],
+        # None is no option: it takes no empty list.
+        "lora_modules": [f"{name}={path}" for name, path in adapters.items()] or None,
     }
     url = f"http://127.0.0.1:{settings['port']}"
     with running(

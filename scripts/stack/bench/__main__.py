@@ -8,8 +8,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stack.bench.scenarios import ADAPTERS, FULL, QUICK, READY_TOKENS, SERVERS, STREAMS, Plan
+
+if TYPE_CHECKING:
+    from stack.bench.figures import Document
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 DESCRIPTION = """\
@@ -31,7 +35,7 @@ measurement early and reports what there is.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and write what was measured; 1 when a server or the load client failed."""
+    """Measure and write the report; 1 when a server or the load client failed."""
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = parser().parse_args(words)
     plan = plan_of(arguments)
@@ -39,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from stack.bench.measure import measure
     from stack.bench.results import write_results
     from stack.child import ChildError
+
+    def report(document: "Document") -> None:
+        print(write_results(document, arguments.out, arguments.json), end="", flush=True)
+        print(f"bench: the report and the plots are in {arguments.out}", file=sys.stderr)
 
     # As Ctrl-C does: the servers are stopped on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -48,15 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["scripts/bench", *words])
     try:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=data) as folder:
-            document = measure(plan, Path(folder), command=command)
+            measure(plan, Path(folder), command=command, report=report)
     except (ChildError, LoadError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("bench: stopped before anything was measured", file=sys.stderr)
+        print("bench: stopped", file=sys.stderr)
         return 130
-    print(write_results(document, arguments.out, arguments.json), end="")
-    print(f"bench: the report and the plots are in {arguments.out}", file=sys.stderr)
     return 0
 
 

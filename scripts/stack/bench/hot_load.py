@@ -7,9 +7,9 @@ import contextlib
 import hashlib
 import json
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from stack.bench.servers import BASE_MODEL, TOKENIZER, Server
 
 LOOK_PERIOD_S = 0.005
 BUSY_STREAMS = 8
-BUSY_TOKENS = 64
+BUSY_TOKENS = 96
+BUSY_BEFORE_S = 2.0
 PIECE_BYTES = 1 << 16
 WITHIN_S = 120
 BOUNDARY = "hot-load"
@@ -162,18 +163,16 @@ def busy(client: LoadClient, server: Server) -> Iterator[None]:
     load = Load(
         models=[server.base_model],
         streams=BUSY_STREAMS,
-        prompts=4 * BUSY_STREAMS,
+        prompts=BUSY_STREAMS,
         input_tokens=16,
         output_tokens=BUSY_TOKENS,
         seed=SEED,
     )
-    running = threading.Thread(target=client.measure, args=(server.target, load))
-    running.start()
-    time.sleep(2)
-    try:
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        running = pool.submit(client.measure, server.target, load)
+        time.sleep(BUSY_BEFORE_S)
         yield
-    finally:
-        running.join()
+        running.result()
 
 
 class _Form:

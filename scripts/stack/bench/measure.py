@@ -3,8 +3,9 @@
 import os
 import platform
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,11 +26,13 @@ Place = tuple[str, int, str]
 """A scenario, a stream count and a server: what the rounds have in common."""
 
 
-def measure(plan: Plan, folder: Path, *, command: str) -> Document:
+def measure(plan: Plan, folder: Path, *, command: str, report: Callable[[Document], None]) -> None:
     """Do what the plan says; `folder` is for the servers' files and logs.
 
-    Ctrl-C ends it early, with what was measured until then. Raises ChildError, LoadError.
+    Ctrl-C ends it early, with what was measured until then. `report` is called with the figures
+    before the servers stop, which takes a while. Raises ChildError, LoadError.
     """
+    deadline = time.monotonic() + plan.within_s
     measured: dict[Place, list[tuple[Sample, Cost]]] = defaultdict(list)
     hot: list[HotLoad] = []
     say(f"starting {', '.join(plan.servers)}; logs are in {folder}")
@@ -38,9 +41,13 @@ def measure(plan: Plan, folder: Path, *, command: str) -> Document:
             client.wait_until_ready()
             for server in servers.values():
                 warm_up(server, plan, client)
-            for place, sample_and_cost in measurements(plan, servers, client):
+            for place, sample_and_cost in measurements(plan, servers, client, deadline):
                 measured[place].append(sample_and_cost)
-            if plan.hot_load_mb and {"ours", "vllm"} <= servers.keys():
+            if (
+                time.monotonic() < deadline
+                and plan.hot_load_mb
+                and {"ours", "vllm"} <= servers.keys()
+            ):
                 say("hot-loading adapters")
                 loads = hot_loads(
                     plan.hot_load_mb, servers["ours"], servers["vllm"], client, folder / "hot-load"
@@ -48,13 +55,12 @@ def measure(plan: Plan, folder: Path, *, command: str) -> Document:
                 hot.extend(loads)
         except KeyboardInterrupt:
             say("stopped: the report holds what was measured until now")
-    return Document(
-        engine=plan.engine,
-        machine=machine(),
-        command=command,
-        runs=runs_of(measured, plan.servers),
-        hot_load=hot,
-    )
+        runs = runs_of(measured, plan.servers)
+        report(
+            Document(
+                engine=plan.engine, machine=machine(), command=command, runs=runs, hot_load=hot
+            )
+        )
 
 
 def say(text: str) -> None:
@@ -88,15 +94,21 @@ def warm_up(server: Server, plan: Plan, client: LoadClient) -> None:
 
 
 def measurements(
-    plan: Plan, servers: Mapping[str, Server], client: LoadClient
+    plan: Plan, servers: Mapping[str, Server], client: LoadClient, deadline: float
 ) -> Iterator[tuple[Place, tuple[Sample, Cost]]]:
-    """The plan's runs, each as it ends; one with failed requests is told of and left out."""
+    """The plan's runs, each as it ends, until the deadline of the monotonic clock.
+
+    One with failed requests is told of and left out.
+    """
     steps = list(plan.steps())
     for number, step in enumerate(steps, 1):
         place = (step.scenario, step.streams, step.server)
         what = (
             f"run {number} of {len(steps)}: {step.scenario}, {step.streams} streams, {step.server}"
         )
+        if time.monotonic() > deadline:
+            say(f"the time is over: {len(steps) - number + 1} runs are left out")
+            return
         try:
             sample, cost = measured_once(step, servers[step.server], plan, client)
         except RequestsFailedError as error:

@@ -1,5 +1,6 @@
 """What is measured, in which order: scenarios, stream counts, rounds. Pure."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ class Plan:
 
     A run's requests are `requests_per_stream` for each stream, but at least `least_requests`;
     each has `input_tokens` random tokens and is answered with exactly `output_tokens`.
+    No run begins more than `within_s` after the start.
     `ready_tokens_per_s` is for a stream without an engine; None is vLLM.
     """
 
@@ -28,6 +30,7 @@ class Plan:
     input_tokens: int = 64
     output_tokens: int = 32
     hot_load_mb: Sequence[int] = ()
+    within_s: float = math.inf
     ready_tokens_per_s: float | None = None
 
     @property
@@ -94,6 +97,7 @@ QUICK = Plan(
     input_tokens=32,
     output_tokens=16,
     hot_load_mb=(1,),
+    within_s=540,
 )
 READY_TOKENS = Plan(
     servers=("ours", "triton"),
