@@ -78,7 +78,8 @@ def parser() -> argparse.ArgumentParser:
     kind.add_argument(
         "--quick",
         action="store_true",
-        help=f"one round of {words_of(QUICK.scenarios)} with {words_of(QUICK.streams)} streams",
+        help=f"one round of {words_of(QUICK.scenarios)} with {words_of(QUICK.streams)} streams; "
+        f"no run begins more than {QUICK.within_s:g} s after the start",
     )
     kind.add_argument(
         "--ready-tokens",

@@ -17,15 +17,18 @@ import httpx
 import numpy as np
 from safetensors.numpy import save_file
 
+from adapter_sync.base_models import read_base_model
+from adapter_sync.validation.linear_layers import linear_layers
 from stack.bench.client import Load, LoadClient
 from stack.bench.figures import HotLoad
-from stack.bench.servers import BASE_MODEL, TOKENIZER, Server
+from stack.bench.servers import BASE_MODEL, MODEL_JSON, TOKENIZER, Server
 
 LOOK_PERIOD_S = 0.005
 BUSY_STREAMS = 8
 BUSY_TOKENS = 96
 BUSY_BEFORE_S = 2.0
 PIECE_BYTES = 1 << 16
+FLOAT_BYTES = 4
 WITHIN_S = 120
 BOUNDARY = "hot-load"
 SEED = 2_000_000
@@ -75,40 +78,22 @@ def hot_loads(
 
 def write_adapter(folder: Path, size_mb: int) -> Adapter:
     """Small random numbers on every linear layer, in float32, of the rank that gives the size."""
-    model = json.loads((TOKENIZER / "config.json").read_text(encoding="utf-8"))
-    shapes = linear_layers(model)
-    floats_a_rank = model["num_hidden_layers"] * sum(sum(shape) for shape in shapes.values())
-    rank = max(1, round(size_mb * 1e6 / 4 / floats_a_rank))
+    base = read_base_model(MODEL_JSON.parent.parent, models_dir=TOKENIZER.parent)
+    layers = linear_layers(base.tensor_shapes)
+    rank = max(1, round(size_mb * 1e6 / FLOAT_BYTES / sum(map(sum, layers.values()))))
     numbers = np.random.default_rng(size_mb)
     tensors = {}
-    for layer in range(model["num_hidden_layers"]):
-        for name, (inputs, outputs) in shapes.items():
-            path = f"base_model.model.model.layers.{layer}.{name}"
-            for part, shape in (("lora_A", (rank, inputs)), ("lora_B", (outputs, rank))):
-                values = 0.001 * numbers.standard_normal(shape, dtype=np.float32)
-                tensors[f"{path}.{part}.weight"] = values
+    for module, (outputs, inputs) in layers.items():
+        for part, shape in (("lora_A", (rank, inputs)), ("lora_B", (outputs, rank))):
+            values = 0.001 * numbers.standard_normal(shape, dtype=np.float32)
+            tensors[f"base_model.model.{module}.{part}.weight"] = values
     adapter = Adapter(folder=folder)
     folder.mkdir(parents=True)
     save_file(tensors, adapter.weights)
-    modules = sorted(name.rpartition(".")[2] for name in shapes)
+    modules = sorted({module.rpartition(".")[2] for module in layers})
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": modules}
     adapter.config.write_text(json.dumps(config), encoding="utf-8")
     return adapter
-
-
-def linear_layers(model: dict[str, int]) -> dict[str, tuple[int, int]]:
-    """Inputs and outputs of a Llama layer's linear parts, from the model's config.json."""
-    hidden, inner = model["hidden_size"], model["intermediate_size"]
-    key_value = hidden // model["num_attention_heads"] * model["num_key_value_heads"]
-    return {
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (hidden, key_value),
-        "self_attn.v_proj": (hidden, key_value),
-        "self_attn.o_proj": (hidden, hidden),
-        "mlp.gate_proj": (hidden, inner),
-        "mlp.up_proj": (hidden, inner),
-        "mlp.down_proj": (inner, hidden),
-    }
 
 
 def upload_and_ask(ours: Server, adapter: Adapter, name: str) -> dict[str, float]:

@@ -25,7 +25,7 @@ class Plan:
     scenarios: Sequence[str]
     streams: Sequence[int]
     rounds: int
-    requests_per_stream: int
+    requests_per_stream: float
     least_requests: int
     input_tokens: int = 64
     output_tokens: int = 32
@@ -56,10 +56,13 @@ class Plan:
                             server=server,
                             scenario=scenario,
                             streams=streams,
-                            requests=max(self.least_requests, streams * self.requests_per_stream),
+                            requests=self._requests(streams),
                             seed=self._seed(number, server),
                         )
                     number += 1
+
+    def _requests(self, streams: int) -> int:
+        return max(self.least_requests, math.ceil(streams * self.requests_per_stream))
 
     def _seed(self, number: int, server: str) -> int:
         """Of its own for each run: two servers here share an engine, and its prefix cache."""
@@ -92,7 +95,7 @@ QUICK = Plan(
     scenarios=("base", "eight"),
     streams=(1, 8, 32),
     rounds=1,
-    requests_per_stream=2,
+    requests_per_stream=1.5,
     least_requests=4,
     input_tokens=32,
     output_tokens=16,
