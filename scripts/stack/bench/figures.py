@@ -7,6 +7,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 MS_PER_S = 1000
+NOT_THE_SERVERS = frozenset({"engine core", "worker", "load client"})
+"""The processes that compute the tokens, which are the same in all servers, and the client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,12 @@ class Run(Figure):
     itl_ms: Percentiles
     cpu_ms_per_1k_tokens: dict[str, float]
     rss_mb: dict[str, float]
+
+    @property
+    def own_cpu(self) -> dict[str, float]:
+        """The CPU time of what the servers differ in."""
+        cpu = self.cpu_ms_per_1k_tokens
+        return {name: value for name, value in cpu.items() if name not in NOT_THE_SERVERS}
 
 
 class HotLoad(Figure):

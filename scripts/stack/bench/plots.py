@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg")
 PANEL_INCHES = (4.5, 3.6)
+COLORS = mpl.colormaps["tab20"]
 Value = Callable[[Run], float]
+Parts = Callable[[Run], dict[str, float]]
 
 
 def write_plots(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -38,8 +40,13 @@ def write_plots(runs: Sequence[Run], folder: Path) -> list[Path]:
             "gap between tokens, ms",
             {"p50": lambda run: run.itl_ms.p50, "p99": lambda run: run.itl_ms.p99},
         ),
-        *_bars(runs, folder / "cpu", "CPU ms for 1,000 tokens", "cpu_ms_per_1k_tokens"),
-        *_bars(runs, folder / "memory", "resident memory, MB", "rss_mb"),
+        *_bars(
+            runs,
+            folder / "cpu",
+            "CPU ms for 1,000 tokens,\nwithout engine and client",
+            lambda run: run.own_cpu,
+        ),
+        *_bars(runs, folder / "memory", "resident memory, MB", lambda run: run.rss_mb),
     ]
 
 
@@ -73,18 +80,18 @@ def _lines(runs: Sequence[Run], path: Path, label: str, values: dict[str, Value]
     return _saved(figure, path)
 
 
-def _bars(runs: Sequence[Run], path: Path, label: str, field: str) -> list[Path]:
+def _bars(runs: Sequence[Run], path: Path, label: str, parts: Parts) -> list[Path]:
     """A panel for each scenario: a bar for each server and stream count, a part a process."""
     scenarios = _distinct(run.scenario for run in runs)
-    processes = _distinct(name for run in runs for name in sorted(getattr(run, field)))
+    processes = _distinct(name for run in runs for name in sorted(parts(run)))
     figure, panels = _panels(len(scenarios))
     for panel, scenario in zip(panels, scenarios, strict=True):
         shown = [run for run in runs if run.scenario == scenario]
         places = [f"{run.server} {run.streams}" for run in shown]
         below = [0.0] * len(shown)
-        for process in processes:
-            heights = [getattr(run, field).get(process, 0.0) for run in shown]
-            panel.bar(places, heights, bottom=below, label=process)
+        for number, process in enumerate(processes):
+            heights = [parts(run).get(process, 0.0) for run in shown]
+            panel.bar(places, heights, bottom=below, label=process, color=COLORS(number))
             below = [low + height for low, height in zip(below, heights, strict=True)]
         panel.set_title(scenario)
         panel.tick_params(axis="x", labelrotation=90)

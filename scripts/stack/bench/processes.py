@@ -23,9 +23,6 @@ NAMES: Mapping[str, str] = {
     "stack.bench.load_client": "load client",
 }
 """How a process is known by its command line, which vLLM's write themselves."""
-ENGINE = ("engine core", "worker")
-"""Those that compute the tokens: every server here has the same."""
-CLIENT = "load client"
 
 
 def name_of(command_line: Sequence[str]) -> str:

@@ -58,12 +58,20 @@ def seen_table(runs: Sequence[Run]) -> Iterator[str]:
 
 def cost_table(runs: Sequence[Run]) -> Iterator[str]:
     """CPU time for 1,000 tokens and resident memory of each process."""
-    yield from _head("scenario", "streams", "server", "CPU ms for 1,000 tokens", "memory MB")
+    yield from _head(
+        "scenario",
+        "streams",
+        "server",
+        "CPU ms for 1,000 tokens, without engine and client",
+        "of each process",
+        "memory MB",
+    )
     for run in runs:
         yield _row(
             run.scenario,
             run.streams,
             run.server,
+            f"{sum(run.own_cpu.values()):.0f}",
             _listed(run.cpu_ms_per_1k_tokens),
             _listed(run.rss_mb),
         )

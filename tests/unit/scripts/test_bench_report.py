@@ -61,7 +61,9 @@ def test_without_vllm_under_the_same_load_there_is_nothing_to_compare_with(
 def test_processes_are_listed_with_the_costliest_first_and_without_those_that_cost_nothing(
     document: Document,
 ) -> None:
-    assert "| base | 8 | ours | worker 1234, gateway 57 | gateway 150 |" in rows(markdown(document))
+    assert "| base | 8 | ours | 57 | worker 1234, gateway 57 | gateway 150 |" in rows(
+        markdown(document)
+    )
 
 
 def test_a_hot_load_is_told_in_its_stages(document: Document) -> None:
