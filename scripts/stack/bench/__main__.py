@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = parser().parse_args(words)
     plan = plan_of(arguments)
+    if fault := fault_of(plan):
+        parser().error(fault)
     from stack.bench.client import LoadError
     from stack.bench.measure import measure
     from stack.bench.results import write_results
@@ -138,6 +140,18 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         "hot_load_mb": arguments.hot_load,
     }
     return replace(plan, **{name: value for name, value in given.items() if value is not None})
+
+
+def fault_of(plan: Plan) -> str | None:
+    """Why the plan can't be done, None if it can."""
+    if plan.ready_tokens_per_s is None:
+        return None
+    if plan.ready_tokens_per_s <= 0:
+        return "--ready-tokens: the rate must be more than 0"
+    if not set(plan.servers) <= set(READY_TOKENS.servers) or list(plan.scenarios) != ["base"]:
+        servers = words_of(READY_TOKENS.servers)
+        return f"--ready-tokens: there are only the servers {servers} and the scenario base"
+    return None
 
 
 def words_of(values: Sequence[object]) -> str:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from stack.bench.__main__ import parser, plan_of
+import pytest
+from stack.bench.__main__ import fault_of, main, parser, plan_of
 from stack.bench.scenarios import FULL, QUICK, READY_TOKENS
 
 PLAN = replace(FULL, servers=("ours", "vllm"), scenarios=("base",), streams=(1, 8), rounds=2)
@@ -40,3 +41,19 @@ def test_ready_tokens_come_at_the_rate_that_is_asked_for() -> None:
     )
     assert plan_of(parser().parse_args(["--ready-tokens"])) == READY_TOKENS
     assert plan_of(parser().parse_args([])) == FULL
+
+
+@pytest.mark.parametrize(
+    "words", [["0"], ["--servers", "ours", "vllm"], ["--scenarios", "base", "eight"]]
+)
+def test_ready_tokens_have_no_other_servers_nor_adapters(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--ready-tokens", *words])
+    assert ended.value.code == 2
+    assert "--ready-tokens: " in capsys.readouterr().err
+
+
+def test_the_plans_can_be_done() -> None:
+    assert [fault_of(plan) for plan in (FULL, QUICK, READY_TOKENS)] == [None, None, None]
