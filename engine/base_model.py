@@ -44,7 +44,22 @@ class TritonPythonModel:
         self._running: dict[str, Future[None]] = {}
         model_folder = Path(args["model_repository"]).resolve()
         version_folder = model_folder / args["model_version"]
-        self._engine = self._run(_start_engine(model_folder, version_folder)).result()
+        self._engine = self._run(self.start_engine(model_folder, version_folder)).result()
+
+    async def start_engine(self, model_folder: Path, version_folder: Path) -> "BaseEngine":
+        """The engine and its adapters."""
+        # vllm takes seconds to import and needs UTF-8, so not before initialize().
+        from engine.base_engine import BaseEngine
+
+        arguments = read_engine_arguments(
+            version_folder,
+            served_model_name=model_folder.name,
+            models_dir=Path(os.environ.get("LORA_MODELS_DIR", DEFAULT_MODELS_DIR)),
+        )
+        engine = await BaseEngine.start(arguments)
+        socket = socket_path(model_folder.parent, model_folder.name)
+        await engine.serve_adapters(model_folder, socket)
+        return engine
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Hand the requests over and return at once: the model is decoupled."""
@@ -97,20 +112,6 @@ class TritonPythonModel:
 def _input(request: Any, name: str) -> "NDArray[Any] | None":
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
-
-
-async def _start_engine(model_folder: Path, version_folder: Path) -> "BaseEngine":
-    # vllm takes seconds to import and needs UTF-8, so not before initialize().
-    from engine.base_engine import BaseEngine
-
-    arguments = read_engine_arguments(
-        version_folder,
-        served_model_name=model_folder.name,
-        models_dir=Path(os.environ.get("LORA_MODELS_DIR", DEFAULT_MODELS_DIR)),
-    )
-    engine = await BaseEngine.start(arguments)
-    await engine.serve_adapters(model_folder, socket_path(model_folder.parent, model_folder.name))
-    return engine
 
 
 def _use_utf8() -> None:

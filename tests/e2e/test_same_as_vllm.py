@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+from stack.vllm_server import running_vllm
 
 from tests.e2e import parity_cases as cases
 from tests.e2e.answers import differences, joined_events
 from tests.stack_process import BASE_MODEL, Stack, example, upload
-from tests.vllm_process import running_vllm
 
 EVERY = int(os.environ.get("PARITY_EVERY", "8"))
 # Half way between: what is not sent as one kind is more likely sent as the other.
@@ -49,6 +49,8 @@ def pair(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pai
                 tmp_path_factory.mktemp("vllm"),
                 model_json=stack.repository / BASE_MODEL / "1" / "model.json",
                 adapters={f"{BASE_MODEL}:{name}": example(name) for name in cases.ADAPTERS},
+                # vLLM's own choice is the first cores, which this project's engine has.
+                environment={"VLLM_CPU_OMP_THREADS_BIND": str((os.cpu_count() or 1) - 1)},
             ) as vllm,
             httpx.Client(base_url=vllm.url, timeout=120) as theirs,
         ):
