@@ -71,7 +71,7 @@ def test_a_streamed_answer_is_vllms(pair: Pair, case: cases.Case) -> None:
     assert differences(joined_events(ours.text), joined_events(theirs.text)) == []
 
 
-@pytest.mark.parametrize("case", cases.bad(), ids=str)
+@pytest.mark.parametrize("case", list(cases.bad()), ids=str)
 def test_a_bad_request_is_refused_as_vllm_does_or_as_the_docs_say(
     pair: Pair, case: cases.Case
 ) -> None:
