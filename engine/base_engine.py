@@ -220,7 +220,10 @@ class BaseEngine:
             else {},
             "held": table.held if table else 0,
             "alive": not self._engine.errored,
-            "in_flight": self._in_flight,
+            # vLLM's own count too: what it still works on may be nobody's any more.
+            "in_flight": max(
+                self._in_flight, self._engine.output_processor.get_num_unfinished_requests()
+            ),
             "max_model_len": self._engine.model_config.max_model_len,
             "max_lora_rank": lora.max_lora_rank if lora else 0,
             "max_loras": lora.max_loras if lora else 0,

@@ -72,7 +72,7 @@ def by_triton_http(stack: Stack, count: int, *, stream: bool) -> Leave:
 
 
 def by_http(port: int, path: str, body: object, count: int, *headers: str, stream: bool) -> Leave:
-    """`count` requests, each on a connection that is closed in the end, a stream's after it began.
+    """`count` requests, each on a connection that is closed in the end; streams have begun.
 
     Triton's HTTP server sees that a client has gone when it writes.
     """
@@ -82,11 +82,11 @@ def by_http(port: int, path: str, body: object, count: int, *headers: str, strea
     connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
     for connection in connections:
         connection.sendall(("\r\n".join(head) + "\r\n\r\n" + content).encode())
+    for connection in connections if stream else ():
+        assert connection.recv(1)
 
     def leave() -> None:
         for connection in connections:
-            if stream:
-                assert connection.recv(1)
             connection.close()
 
     return leave

@@ -15,7 +15,7 @@ def test_the_demo_shows_what_it_promises_and_writes_what_it_measured(tmp_path: P
         check=False,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
     assert measured_file.exists(), demo.stdout + demo.stderr
     measured = json.loads(measured_file.read_text())
