@@ -14,7 +14,7 @@ from typing import TypeVar
 import httpx
 import openai
 import psutil
-from stack.installation import free_ports
+from stack.installation import environment_of, settings_below
 
 from adapter_sync.engine_status import EngineStatus
 from adapter_sync.lora_map import companion_name
@@ -131,7 +131,7 @@ def running_stack(
     folder: Path, *, control: str = "explicit", settings: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Stack]:
     """Start an installation, wait until it is ready, and stop it as Ctrl-C does."""
-    environment = {**environment_of(folder), **settings}
+    environment = {**os.environ, **environment_of(settings_below(folder)), **settings}
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "serve.log"
     with log.open("wb") as output:
@@ -157,19 +157,6 @@ def running_stack(
         raise
     finally:
         stop(stack)
-
-
-def environment_of(folder: Path) -> dict[str, str]:
-    """An environment with the settings of an installation below the folder, on free ports."""
-    ports = free_ports(4)
-    return os.environ | {
-        "LORA_DATA_DIR": str(folder / "data"),
-        "MODEL_REPOSITORY": str(folder / "model_repository"),
-        "GATEWAY_PORT": str(ports[0]),
-        "TRITON_HTTP_PORT": str(ports[1]),
-        "TRITON_GRPC_PORT": str(ports[2]),
-        "TRITON_METRICS_PORT": str(ports[3]),
-    }
 
 
 def is_ready(stack: Stack) -> bool:

@@ -14,11 +14,10 @@ import httpx
 import psutil
 
 from adapter_sync.registry import Registry
-from adapter_sync.settings import Settings
 from stack.bench.client import GENERATE_STREAM, Target
 from stack.bench.scenarios import ADAPTERS
 from stack.child import answers, running
-from stack.installation import ROOT, free_ports
+from stack.installation import ROOT, environment_of, free_ports, settings_below
 from stack.vllm_server import running_vllm
 
 BASE_MODEL = "smollm2-135m-instruct"
@@ -153,16 +152,8 @@ class Installation:
     """The project's server, in a folder and on ports of its own."""
 
     def __init__(self, folder: Path) -> None:
-        ports = free_ports(4)
-        self.settings = Settings(
-            lora_data_dir=folder / "data",
-            model_repository=folder / "model_repository",
-            gateway_port=ports[0],
-            triton_http_port=ports[1],
-            triton_grpc_port=ports[2],
-            triton_metrics_port=ports[3],
-        )
-        self.url = f"http://127.0.0.1:{ports[0]}"
+        self.settings = settings_below(folder)
+        self.url = f"http://127.0.0.1:{self.settings.gateway_port}"
         self.key = ""
         self._roots: list[psutil.Process] = []
 
@@ -170,15 +161,7 @@ class Installation:
     def running(self) -> Iterator[None]:
         """scripts/serve, ready, with a tenant whose key is kept. Raises ChildError."""
         settings = self.settings
-        environment = {
-            "LORA_HOME": str(ROOT),
-            "LORA_DATA_DIR": str(settings.lora_data_dir),
-            "MODEL_REPOSITORY": str(settings.model_repository),
-            "GATEWAY_PORT": str(settings.gateway_port),
-            "TRITON_HTTP_PORT": str(settings.triton_http_port),
-            "TRITON_GRPC_PORT": str(settings.triton_grpc_port),
-            "TRITON_METRICS_PORT": str(settings.triton_metrics_port),
-        }
+        environment = {"LORA_HOME": str(ROOT), **environment_of(settings)}
         with running(
             [sys.executable, "-P", "-m", "stack.serve"],
             log=settings.lora_data_dir.parent / "serve.log",
