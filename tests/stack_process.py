@@ -14,6 +14,7 @@ from typing import TypeVar
 import httpx
 import openai
 import psutil
+from stack.child import answers
 from stack.installation import environment_of, settings_below
 
 from adapter_sync.engine_status import EngineStatus
@@ -162,10 +163,7 @@ def running_stack(
 def is_ready(stack: Stack) -> bool:
     if stack.process.poll() is not None:
         raise AssertionError(f"serve ended with {stack.process.returncode}")
-    try:
-        return httpx.get(f"{stack.url}/health/ready", timeout=2).is_success
-    except httpx.TransportError:
-        return False
+    return answers(f"{stack.url}/health/ready")
 
 
 def stop(stack: Stack) -> int:
