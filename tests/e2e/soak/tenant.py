@@ -282,7 +282,7 @@ class Tenant:
         known = self.names[name]
         deadline_s = time.monotonic() + READY_S
         while True:
-            answer = await self._call("GET", f"/v1/adapters/{known.id}")
+            answer = await self._sure("GET", f"/v1/adapters/{known.id}")
             assert answer.is_success, self._told(f"await {name}", answer)
             document = answer.json()
             assert "failed" not in (document["status"], document["progress"]["stage"]), document
