@@ -44,7 +44,7 @@ class CompanionFolder:
         self.staging = staging
         # A folder of its own: one base model's name may begin with another's companion's.
         self._stages = staging / self.name
-        self._read: tuple[tuple[int, int], LoraMap] | None = None
+        self._known: tuple[tuple[int, int], LoraMap] | None = None
 
     def create(self) -> None:
         """Put the Triton model itself in place if it is not there.
@@ -61,7 +61,7 @@ class CompanionFolder:
         """The map that lies there, the empty one when there is none.
 
         A file that is no map is removed: it is written here alone, and can be written anew. One
-        that is still the file read last is not read again.
+        that is still the file read or written last is not read again.
         """
         try:
             return self._lora_map()
@@ -72,13 +72,12 @@ class CompanionFolder:
 
     def _lora_map(self) -> LoraMap:
         try:
-            status = (self._folder / LORA_MAP_FILE).stat()
+            file = _identity(self._folder / LORA_MAP_FILE)
         except FileNotFoundError:
             return EMPTY_LORA_MAP
-        file = (status.st_ino, status.st_mtime_ns)
-        if self._read is None or self._read[0] != file:
-            self._read = (file, read_lora_map(self._folder))
-        return self._read[1]
+        if self._known is None or self._known[0] != file:
+            self._known = (file, read_lora_map(self._folder))
+        return self._known[1]
 
     def adapter_folders(self) -> frozenset[str]:
         """The adapters whose files are there, by lora_name."""
@@ -112,7 +111,9 @@ class CompanionFolder:
                 file.write(dump_lora_map(lora_map))
                 file.flush()
                 os.fsync(file.fileno())
+            known = _identity(new), lora_map
             new.replace(self._folder / LORA_MAP_FILE)
+            self._known = known
 
     @contextmanager
     def _stage(self) -> Iterator[Path]:
@@ -124,6 +125,11 @@ class CompanionFolder:
     def remove_leftovers(self) -> None:
         """Clear what a killed adapter_sync left in staging: only one runs per repository."""
         shutil.rmtree(self._stages, ignore_errors=True)
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def companions_with_adapters(repository: Path) -> list[str]:

@@ -137,6 +137,7 @@ def _engine_status(document: Mapping[str, Any]) -> EngineStatus:
     return EngineStatus(
         companion_revision=document["revision"],
         revision=base["revision"] if alive else None,
+        settled_revision=base["settled_revision"] if alive else 0,
         adapters={
             name: EngineAdapter(
                 state=each["state"], reason=each["reason"], residency=each["residency"]

@@ -95,13 +95,16 @@ class AdapterStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableStatus:
-    """The map's revision that was applied, and the adapters by lora_name.
+    """The map's revision, and the adapters by lora_name that are not simply on the disk.
 
-    `held` is how many adapters the engine had in its memory when it was last asked: more than are
-    here with a residency other than the disk would be some that it did not let go of.
+    Once `settled_revision` is the map's, all of it has been applied, and whatever of it is not told
+    of is on the disk: of thousands, few are elsewhere. `held` is how many adapters the engine had
+    in its memory when it was last asked: more than are here with a residency other than the disk
+    would be some that it did not let go of.
     """
 
     revision: int
+    settled_revision: int
     adapters: dict[str, AdapterStatus]
     held: int
 
@@ -128,6 +131,7 @@ class AdapterTable(Generic[Request]):
         self._max_cpu_loras = max_cpu_loras
         self._adapters: dict[str, _Adapter[Request]] = {}
         self._revision = 0
+        self._settled_revision = 0
         self._next_id = 1
         self._started = False
         self._applying = asyncio.Lock()
@@ -140,8 +144,14 @@ class AdapterTable(Generic[Request]):
         adapters = {
             name: AdapterStatus(state=each.state, reason=each.reason, residency=each.residency)
             for name, each in self._adapters.items()
+            if not each.is_on_disk()
         }
-        return TableStatus(revision=self._revision, adapters=adapters, held=self._held)
+        return TableStatus(
+            revision=self._revision,
+            settled_revision=self._settled_revision,
+            adapters=adapters,
+            held=self._held,
+        )
 
     def may_have_moved(self) -> bool:
         """Whether adapters may be elsewhere in the engine than they were when it was last asked.
@@ -176,7 +186,7 @@ class AdapterTable(Generic[Request]):
             adapter.state = AdapterState.ON_DISK
             self._lora_requests.pop(adapter.lora_name, None)
 
-    async def apply(self, lora_map: LoraMap, folder: Path) -> TableStatus:
+    async def apply(self, lora_map: LoraMap, folder: Path) -> None:
         """Bring the engine to a map; one adapter's failure never stops the others.
 
         A map older than the applied one is ignored: companions may start in any order.
@@ -188,7 +198,7 @@ class AdapterTable(Generic[Request]):
                 for entry in lora_map.adapters:
                     await self._admit(entry, folder)
                 self._started = True
-            return self.status()
+                self._settled_revision = lora_map.revision
 
     def named(self, name: str) -> str:
         """The lora_name that a client means: itself, or an adapter's id for what serves of it.

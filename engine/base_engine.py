@@ -19,6 +19,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.usage.usage_lib import UsageContext
+from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, read_lora_map
@@ -109,6 +110,9 @@ class BaseEngine:
             make_request=_lora_request,
             max_cpu_loras=lora.max_cpu_loras or lora.max_loras,
         )
+        # What the start left behind, a million objects, is no garbage collection's business: a full
+        # one of them all would hold every stream for a quarter of a second.
+        freeze_gc_heap()
         return cls(engine, app, table)
 
     async def serve_adapters(self, model_folder: Path, socket: Path) -> None:
@@ -201,13 +205,17 @@ class BaseEngine:
         return self._table.named(name) if self._table is not None else name
 
     async def status(self) -> Mapping[str, Any]:
-        """The adapters' states, the engine's limits and its processes, as JSON's types."""
+        """The adapters' states, the engine's limits and its processes, as JSON's types.
+
+        Of the adapters only those that are not simply on the disk: see TableStatus.
+        """
         # It reads every process of the machine: not on the loop that the streams run on.
         pids = await asyncio.to_thread(_process_ids)
         lora = self._engine.vllm_config.lora_config
         table = self._table.status() if self._table else None
         return {
             "revision": table.revision if table else 0,
+            "settled_revision": table.settled_revision if table else 0,
             "adapters": {
                 name: {
                     "state": str(each.state),
@@ -247,7 +255,10 @@ class BaseEngine:
     async def _answer_companion(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._table is not None and "lora_map" in question:
             folder = Path(question["folder"])
-            await self._table.apply(parse_lora_map(question["lora_map"]), folder)
+            # Not on the loop that the streams run on: there may be thousands in it.
+            lora_map = await asyncio.to_thread(parse_lora_map, question["lora_map"])
+            await self._table.apply(lora_map, folder)
+            return {}
         return await self.status()
 
     async def _answer(self, request: _EngineRequest, responder: Responder) -> None:

@@ -68,14 +68,17 @@ class TritonPythonModel:
 
     def _adapters(self, status: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """Each adapter of the map: its id, which a direct client asks by, its name and state."""
-        states = {} if status is None else status["adapters"]
+        told = {} if status is None else status["adapters"]
+        settled = status is not None and status["settled_revision"] == self._lora_map.revision
+        # The base model leaves out those that are simply on the disk.
+        untold = "on_disk" if settled else None
         return [
             {
                 "id": entry.lora_name.partition("@")[0],
                 "name": f"{self._base_model}:{entry.name}",
                 "lora_name": entry.lora_name,
                 "rank": entry.rank,
-                "state": states.get(entry.lora_name, {}).get("state"),
+                "state": told[entry.lora_name]["state"] if entry.lora_name in told else untold,
             }
             for entry in self._lora_map.adapters
         ]

@@ -105,18 +105,16 @@ class BaseModelReconciler:
             self._registry.note_residencies(self._node_id, self._base_model, {})
             waiting = bool(desired)
             return PassResult(changed=changed, waiting=waiting)
-        recorded = self._record(status_changes(served, engine))
+        lora_map = self._folder.lora_map()
+        recorded = self._record(status_changes(served, engine, lora_map.revision))
         held = residencies(desired, engine)
         self._registry.note_residencies(self._node_id, self._base_model, held)
-        current = Current(
-            lora_map=self._folder.lora_map(),
-            folders=self._folder.adapter_folders(),
-            engine=engine,
-        )
+        current = Current(lora_map=lora_map, folders=self._folder.adapter_folders(), engine=engine)
         rest = cleanup(desired, current)
         self._clean(rest)
         unsettled = any(
-            each.status is AdapterStatus.LOADING and each.lora_name not in engine.adapters
+            each.status is AdapterStatus.LOADING
+            and engine.adapter(each.lora_name, lora_map.revision) is None
             for each in served
         )
         return PassResult(

@@ -137,9 +137,11 @@ def _served(adapter: DesiredAdapter, content: Content, status: AdapterStatus) ->
     )
 
 
-def status_changes(served: Sequence[Served], engine: EngineStatus) -> tuple[StatusChange, ...]:
-    """What in the registry is not as the engine tells."""
-    found = (_status_change(each, engine.adapters.get(each.lora_name)) for each in served)
+def status_changes(
+    served: Sequence[Served], engine: EngineStatus, revision: int
+) -> tuple[StatusChange, ...]:
+    """What in the registry is not as the engine tells of the map of that revision."""
+    found = (_status_change(each, engine.adapter(each.lora_name, revision)) for each in served)
     return tuple(change for change in found if change is not None)
 
 

@@ -21,6 +21,7 @@ from adapter_sync.triton_control import ExplicitControl, PollControl, TritonCont
 COMPANION = "tiny-adapters"
 BASE = {
     "revision": 4,
+    "settled_revision": 3,
     "adapters": {
         "adp_1@00": {"state": "loaded", "reason": None, "residency": "gpu"},
         "adp_2@00": {"state": "failed", "reason": "rank 128", "residency": "disk"},
@@ -134,7 +135,7 @@ def test_a_commit_loads_the_companion(triton: Triton) -> None:
 def test_the_status_is_what_the_companion_tells(triton: Triton) -> None:
     found = ExplicitControl(triton.url).status(COMPANION)
     assert found is not None
-    assert (found.companion_revision, found.revision) == (5, 4)
+    assert (found.companion_revision, found.revision, found.settled_revision) == (5, 4, 3)
     assert found.adapters == {
         "adp_1@00": EngineAdapter(state="loaded", reason=None, residency="gpu"),
         "adp_2@00": EngineAdapter(state="failed", reason="rank 128"),

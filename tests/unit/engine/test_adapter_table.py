@@ -62,17 +62,25 @@ class Served:
     engine: SmallEngine
     lora_requests: dict[str, LoraRequest]
     folder: Path
+    asked: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """The maps' adapters, by revision."""
 
     def make(self, *names: str) -> None:
         for name in names:
             (self.folder / name).mkdir()
 
     async def apply(self, revision: int, *names: str) -> None:
+        self.asked[revision] = names
         entries = tuple(LoraMapEntry(lora_name=name, folder=name, rank=8) for name in sorted(names))
         await self.table.apply(LoraMap(revision=revision, adapters=entries), self.folder)
 
     def states(self) -> dict[str, AdapterState]:
-        return {name: each.state for name, each in self.table.status().adapters.items()}
+        """What the table tells, and what it leaves out: on the disk, when the map is settled."""
+        told = self.table.status()
+        assert ON_DISK not in [each.state for each in told.adapters.values()]
+        return dict.fromkeys(self.asked.get(told.settled_revision, ()), ON_DISK) | {
+            name: each.state for name, each in told.adapters.items()
+        }
 
     def reason(self, name: str) -> str | None:
         return self.table.status().adapters[name].reason
@@ -464,7 +472,8 @@ async def test_the_table_knows_what_is_in_a_slot_in_the_cache_and_only_on_disk(
     assert served.table.may_have_moved()
     del served.engine.loaded[1]
     served.look(1)
-    assert served.residencies() == {"a": "disk", "b": "cpu", "c": "gpu"}
+    assert served.residencies() == {"b": "cpu", "c": "gpu"}
+    assert served.states()["a"] is ON_DISK
     assert not served.table.may_have_moved()
 
 
@@ -538,7 +547,7 @@ async def test_an_adapters_id_means_the_content_that_serves(served: Served) -> N
     served.engine.may_add.clear()
     applying = asyncio.create_task(served.apply(2, "adp_1@old", "adp_1@new", "adp_10@x"))
     await asyncio.sleep(0)
-    assert served.states()["adp_1@new"] is ON_DISK
+    assert "adp_1@new" not in served.states(), "nothing is told of it before it is in"
     assert served.table.named("adp_1") == "adp_1@old"
     served.engine.may_add.set()
     await applying

@@ -75,8 +75,10 @@ def plan(adapters: Sequence[Adapter], current: Current) -> Plan:
     return planning.plan(served_of(*adapters), current)
 
 
-def status_changes(adapters: Sequence[Adapter], engine: EngineStatus) -> tuple[StatusChange, ...]:
-    return planning.status_changes(served_of(*adapters), engine)
+def status_changes(
+    adapters: Sequence[Adapter], engine: EngineStatus, revision: int = 1
+) -> tuple[StatusChange, ...]:
+    return planning.status_changes(served_of(*adapters), engine, revision)
 
 
 def cleanup(adapters: Sequence[Adapter], current: Current) -> Cleanup:
@@ -245,6 +247,14 @@ def test_an_adapter_that_the_engine_does_not_know_yet_is_left_as_it_is() -> None
     assert status_changes([A, with_status(B, READY)], engine_with(1)) == ()
 
 
+def test_what_a_settled_map_leaves_out_is_on_the_disk() -> None:
+    settled = dataclasses.replace(engine_with(5, B, state="failed"), settled_revision=5)
+    ready, failed = status_changes([A, B], settled, revision=5)
+    assert (ready.adapter_id, ready.status) == (A.id, READY)
+    assert (failed.adapter_id, failed.status) == (B.id, FAILED)
+    assert status_changes([A], settled, revision=6) == (), "it is of a map that is still to come"
+
+
 def test_a_deleted_adapters_files_go_when_the_engine_has_let_go() -> None:
     desired = [with_status(A, DELETING)]
     before = cleanup(desired, current(make_map(5), folders_of(A), engine_with(5, A)))
@@ -400,14 +410,20 @@ class World:
             return Silence.NOT_LOADED
         if self.companion_is_broken:
             return Silence.BROKEN
+        in_map = {entry.lora_name for entry in self.lora_map.adapters}
+        if not self.base_is_up:
+            return EngineStatus(
+                companion_revision=self.companion_revision, revision=None, adapters={}
+            )
         return EngineStatus(
             companion_revision=self.companion_revision,
-            revision=self.engine_revision if self.base_is_up else None,
+            revision=self.engine_revision,
+            settled_revision=self.engine_revision,
             adapters={
-                name: EngineAdapter(state=state, reason=None) for name, state in self.engine.items()
-            }
-            if self.base_is_up
-            else {},
+                name: EngineAdapter(state=state, reason=None)
+                for name, state in self.engine.items()
+                if state != "on_disk" or name not in in_map
+            },
         )
 
     def files(self) -> tuple[LoraMap, frozenset[str]]:
@@ -452,7 +468,11 @@ class World:
         if todo.commit and self.triton_is_up:
             self.load()
         after = self.look()
-        changes = () if isinstance(after.engine, Silence) else status_changes(desired, after.engine)
+        changes = (
+            ()
+            if isinstance(after.engine, Silence)
+            else status_changes(desired, after.engine, self.lora_map.revision)
+        )
         for change in changes:
             self.record(change)
         rest = cleanup(desired, after)
