@@ -264,6 +264,23 @@ class DesiredAdapter:
     serving: Content | None
 
 
+BEFORE_ALL = -1
+"""Before the first change of a registry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredChanges:
+    """Adapters of a base model that changed, sorted by id.
+
+    `change` is the registry's change counter at that time, and `count` how many adapters the base
+    model has in all: those that are gone are told by it alone.
+    """
+
+    change: int
+    count: int
+    adapters: tuple[DesiredAdapter, ...]
+
+
 def lora_name_of(adapter_id: str, digest: str) -> str:
     """A content's identity inside the engine."""
     return f"{adapter_id}@{digest[:16]}"

@@ -13,6 +13,7 @@ from adapter_sync.blobs import BlobStore
 from adapter_sync.companion_folder import CompanionFolder
 from adapter_sync.engine_status import EngineStatus
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
+from adapter_sync.reconciler.desired import DesiredState
 from adapter_sync.reconciler.plan import (
     Cleanup,
     Current,
@@ -22,10 +23,9 @@ from adapter_sync.reconciler.plan import (
     cleanup,
     plan,
     residencies,
-    served_of,
     status_changes,
 )
-from adapter_sync.record import AdapterStatus, DesiredAdapter
+from adapter_sync.record import AdapterStatus
 from adapter_sync.registry import Registry
 from adapter_sync.staging import blobs_lock
 from adapter_sync.triton_control import TritonControl
@@ -57,6 +57,7 @@ class BaseModelReconciler:
         self._base_model = base_model
         self._node_id = node_id
         self._registry = registry
+        self._desired = DesiredState(registry, base_model)
         self._blobs = blobs
         self._folder = folder
         self._control = control
@@ -70,8 +71,8 @@ class BaseModelReconciler:
         need Triton has been done then.
         """
         self._folder.create()
-        desired = self._registry.desired_adapters(self._base_model)
-        served = served_of(desired)
+        self._desired.look()
+        served = self._desired.served
         current = Current(
             lora_map=self._folder.lora_map(),
             folders=self._folder.adapter_folders(),
@@ -88,29 +89,22 @@ class BaseModelReconciler:
             self._control.commit(self._folder.name, todo.revision)
             log.info("lora_map.committed", base_model=self._base_model, revision=todo.revision)
         engine = self._status() if todo.commit else current.engine
-        return self._finish(desired, served, engine, changed=todo.commit or bool(todo.install))
+        return self._finish(engine, changed=todo.commit or bool(todo.install))
 
-    def _finish(
-        self,
-        desired: Sequence[DesiredAdapter],
-        served: Sequence[Served],
-        engine: EngineStatus | Silence,
-        *,
-        changed: bool,
-    ) -> PassResult:
+    def _finish(self, engine: EngineStatus | Silence, *, changed: bool) -> PassResult:
         """Tell the registry what the engine says, and clear away what nothing uses."""
         self.engine = None if isinstance(engine, Silence) else engine
         if isinstance(engine, Silence):
             # Whatever runs there has nothing in its memory that could answer.
             self._registry.note_residencies(self._node_id, self._base_model, {})
-            waiting = bool(desired)
+            waiting = bool(self._desired.adapters)
             return PassResult(changed=changed, waiting=waiting)
-        lora_map = self._folder.lora_map()
+        served, lora_map = self._desired.served, self._folder.lora_map()
         recorded = self._record(status_changes(served, engine, lora_map.revision))
-        held = residencies(desired, engine)
+        held = residencies(self._desired.adapters, engine)
         self._registry.note_residencies(self._node_id, self._base_model, held)
         current = Current(lora_map=lora_map, folders=self._folder.adapter_folders(), engine=engine)
-        rest = cleanup(desired, current)
+        rest = cleanup(self._desired.adapters.values(), current)
         self._clean(rest)
         unsettled = any(
             each.status is AdapterStatus.LOADING
@@ -177,4 +171,5 @@ class BaseModelReconciler:
             with blobs_lock(self._folder.staging):
                 for digest in self._registry.forget_adapter(adapter_id):
                     self._blobs.remove(digest)
+            self._desired.forget(adapter_id)
             log.info("adapter.deleted", adapter_id=adapter_id)

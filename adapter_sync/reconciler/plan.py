@@ -1,6 +1,6 @@
 """What is to be done, worked out from what is desired and what is there. Pure: no I/O, no clock."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -43,10 +43,14 @@ class Served:
     """One content of an adapter that the engine is to have, and the registry's word on it."""
 
     adapter_id: str
-    name: str
-    lora_name: str
+    entry: LoraMapEntry
     content: Content
     status: AdapterStatus
+
+    @property
+    def lora_name(self) -> str:
+        """The content's identity inside the engine."""
+        return self.entry.lora_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,23 +86,15 @@ class Cleanup:
     waiting: bool
 
 
-def served_of(desired: Sequence[DesiredAdapter]) -> tuple[Served, ...]:
-    """What the engine is to have, sorted by lora_name."""
-    served = (each for adapter in desired for each in contents_served(adapter))
+def in_order(adapters: Iterable[Sequence[Served]]) -> tuple[Served, ...]:
+    """The contents of all adapters, sorted by lora_name."""
+    served = (each for contents in adapters for each in contents)
     return tuple(sorted(served, key=lambda each: each.lora_name))
 
 
 def plan(served: Sequence[Served], current: Current) -> Plan:
     """How to get from the current files and map to what is to be served, sorted by lora_name."""
-    entries = tuple(
-        LoraMapEntry(
-            lora_name=each.lora_name,
-            folder=each.lora_name,
-            rank=each.content.rank,
-            name=each.name,
-        )
-        for each in served
-    )
+    entries = tuple(each.entry for each in served)
     install = tuple(each for each in served if each.lora_name not in current.folders)
     newest = _newest_revision(current)
     # Files that had been lost are a change too: the engine may have failed to find them.
@@ -128,10 +124,12 @@ def contents_served(adapter: DesiredAdapter) -> tuple[Served, ...]:
 
 
 def _served(adapter: DesiredAdapter, content: Content, status: AdapterStatus) -> Served:
+    lora_name = lora_name_of(adapter.id, content.digest)
     return Served(
         adapter_id=adapter.id,
-        name=adapter.name,
-        lora_name=lora_name_of(adapter.id, content.digest),
+        entry=LoraMapEntry(
+            lora_name=lora_name, folder=lora_name, rank=content.rank, name=adapter.name
+        ),
         content=content,
         status=status,
     )
@@ -145,21 +143,21 @@ def status_changes(
     return tuple(change for change in found if change is not None)
 
 
-def residencies(desired: Sequence[DesiredAdapter], engine: EngineStatus) -> dict[str, Residency]:
+def residencies(
+    desired: Mapping[str, DesiredAdapter], engine: EngineStatus
+) -> dict[str, Residency]:
     """Where in the engine each adapter's serving content is, by the adapter's id."""
-    serving = (
-        (adapter.id, lora_name_of(adapter.id, adapter.serving.digest))
-        for adapter in desired
-        if adapter.serving is not None
-    )
-    return {
-        adapter_id: Residency(told.residency)
-        for adapter_id, lora_name in serving
-        if (told := engine.adapters.get(lora_name)) is not None
-    }
+    found = {}
+    for lora_name, told in engine.adapters.items():
+        adapter = desired.get(adapter_id_of(lora_name))
+        if adapter is None or adapter.serving is None:
+            continue
+        if lora_name == lora_name_of(adapter.id, adapter.serving.digest):
+            found[adapter.id] = Residency(told.residency)
+    return found
 
 
-def cleanup(desired: Sequence[DesiredAdapter], current: Current) -> Cleanup:
+def cleanup(desired: Iterable[DesiredAdapter], current: Current) -> Cleanup:
     """What is left of adapters that are served no more.
 
     Files stay while the engine may read them: until it has answered with the current map applied.

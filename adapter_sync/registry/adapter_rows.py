@@ -15,7 +15,14 @@ from adapter_sync.record import (
     Residency,
     Revision,
 )
-from adapter_sync.registry.tables import UtcDateTime, adapters, nodes, residencies, revisions
+from adapter_sync.registry.tables import (
+    UtcDateTime,
+    adapters,
+    change_counter,
+    nodes,
+    residencies,
+    revisions,
+)
 
 _SERVING = "serving_"
 _serving = revisions.alias("serving")
@@ -83,7 +90,7 @@ SELECT_DESIRED = (
 
 
 def adapter_values(adapter: Adapter) -> dict[str, object]:
-    """The adapter's row."""
+    """The adapter's row, changed in the transaction that counted as a change."""
     return {
         "id": adapter.id,
         "tenant_id": adapter.tenant_id,
@@ -96,6 +103,7 @@ def adapter_values(adapter: Adapter) -> dict[str, object]:
         "error_message": adapter.error_message,
         "created_at": adapter.created_at,
         "updated_at": adapter.updated_at,
+        "changed_in": select(change_counter.c.value).scalar_subquery(),
     }
 
 

@@ -13,7 +13,7 @@ from adapter_sync.errors import AdapterExistsError, AdapterLimitError, AdapterNo
 from adapter_sync.record import (
     Adapter,
     AdapterStatus,
-    DesiredAdapter,
+    DesiredChanges,
     Overwrite,
     Page,
     Revision,
@@ -33,7 +33,7 @@ from adapter_sync.registry.fetches import count_new, delete_failed_fetch, take_f
 from adapter_sync.registry.keys import new_id
 from adapter_sync.registry.pages import newest_first, page_of
 from adapter_sync.registry.revisions import delete_revisions, insert_revision, require_match
-from adapter_sync.registry.tables import NOT_DELETING, adapters, revisions
+from adapter_sync.registry.tables import NOT_DELETING, adapters, change_counter, revisions
 from adapter_sync.registry.tenants import require_live
 from adapter_sync.tiers import Tier, Tiers
 
@@ -159,10 +159,16 @@ def select_any_adapter(connection: Connection, adapter_id: str) -> Adapter:
     return _one(connection, and_(adapters.c.id == adapter_id, NOT_DELETING), asked_for=adapter_id)
 
 
-def select_desired(connection: Connection, base_model: str) -> list[DesiredAdapter]:
-    """A base model's adapters in every status, sorted by id."""
-    query = SELECT_DESIRED.where(adapters.c.base_model == base_model).order_by(adapters.c.id)
-    return [desired_of(row) for row in connection.execute(query)]
+def select_desired(connection: Connection, base_model: str, since: int) -> DesiredChanges:
+    """A base model's adapters in every status that changed after the change `since`."""
+    of_base = adapters.c.base_model == base_model
+    query = SELECT_DESIRED.where(of_base, adapters.c.changed_in > since).order_by(adapters.c.id)
+    count = select(func.count()).select_from(adapters).where(of_base)
+    return DesiredChanges(
+        change=connection.execute(select(change_counter.c.value)).scalar_one(),
+        count=connection.execute(count).scalar_one(),
+        adapters=tuple(desired_of(row) for row in connection.execute(query)),
+    )
 
 
 def mark_deleting(connection: Connection, adapter: Adapter) -> Adapter:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from adapter_sync.errors import AdapterNotFoundError, OwnBaseModelError, TenantHasAdaptersError
 from adapter_sync.fetches import Fetch, FetchStage, PinnedRepo
 from adapter_sync.record import (
+    BEFORE_ALL,
     CREATE_ONLY,
     SYSTEM,
     Adapter,
@@ -22,7 +23,7 @@ from adapter_sync.record import (
     AuditEntry,
     BaseModel,
     Caller,
-    DesiredAdapter,
+    DesiredChanges,
     IssuedKey,
     KeptRevision,
     Node,
@@ -517,10 +518,13 @@ class Registry:
         with self._database.reading() as connection:
             return select_adapter_page(connection, tenant_id, query)
 
-    def desired_adapters(self, base_model: str) -> list[DesiredAdapter]:
-        """A base model's adapters of every tenant and in every status, sorted by id."""
+    def desired_adapters(self, base_model: str, since: int = BEFORE_ALL) -> DesiredChanges:
+        """A base model's adapters of every tenant and in every status.
+
+        With `since`, an earlier answer's `change`, those alone that changed after it.
+        """
         with self._database.reading() as connection:
-            return select_desired(connection, base_model)
+            return select_desired(connection, base_model, since)
 
     def delete_adapter(
         self, tenant_id: str, adapter_id: str, *, if_match: frozenset[str] | None = None

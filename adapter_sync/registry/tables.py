@@ -109,7 +109,7 @@ adapters = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
-    Column("base_model", Text, nullable=False, index=True),
+    Column("base_model", Text, nullable=False),
     Column("name", String(64), nullable=False),
     Column("revision_number", Integer, nullable=False),
     Column("serving_revision", Integer),
@@ -119,6 +119,9 @@ adapters = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("last_used_at", UtcDateTime),
+    # What the change counter was at the last change that concerns the engine.
+    Column("changed_in", BigInteger, nullable=False, server_default="0"),
+    Index("ix_adapters_changes", "base_model", "changed_in"),
 )
 
 # The value stands in the statement, not in a parameter: only then does SQLite see that a query

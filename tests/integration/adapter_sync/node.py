@@ -106,7 +106,7 @@ class Node:
         return self.registry.adapter(self.tenant.id, adapter.id).status
 
     def rows(self) -> list[str]:
-        return sorted(each.id for each in self.registry.desired_adapters(BASE_MODEL))
+        return sorted(each.id for each in self.registry.desired_adapters(BASE_MODEL).adapters)
 
     def check(self, *, served: Sequence[Adapter], failed: Sequence[Adapter] = ()) -> None:
         """Everything is in place for these adapters, and nothing is left over of others."""

@@ -110,7 +110,7 @@ def engine_that_answers(
 
     def answer() -> None:
         while not stop.wait(0.02):
-            for adapter in registry.desired_adapters("tiny"):
+            for adapter in registry.desired_adapters("tiny").adapters:
                 if adapter.status is AdapterStatus.LOADING:
                     registry.set_adapter_status(
                         adapter.id,
@@ -239,7 +239,9 @@ def test_a_tenant_with_adapters_is_deleted_only_with_them(
     assert document(capsys) == {"id": tenant_id, "object": "tenant", "deleted": True}
     assert main(["tenant", "list", "--json"]) == 0
     assert data_of(document(capsys)) == []
-    assert [adapter.status for adapter in registry.desired_adapters("tiny")] == ["deleting"]
+    assert [adapter.status for adapter in registry.desired_adapters("tiny").adapters] == [
+        "deleting"
+    ]
 
 
 def test_what_loractl_changes_is_in_the_audit_as_its_own(

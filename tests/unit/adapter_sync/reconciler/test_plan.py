@@ -68,7 +68,7 @@ A, B, C = (make_adapter(number) for number in range(3))
 
 
 def served_of(*adapters: Adapter) -> tuple[planning.Served, ...]:
-    return planning.served_of([desired_of(each) for each in adapters])
+    return planning.in_order(planning.contents_served(desired_of(each)) for each in adapters)
 
 
 def plan(adapters: Sequence[Adapter], current: Current) -> Plan:

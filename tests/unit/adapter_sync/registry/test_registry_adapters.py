@@ -39,7 +39,7 @@ def test_a_new_adapter_is_loading_and_comes_back_whole(
         assert other.adapter(acme.id, adapter.id) == adapter
         assert other.find_adapter(acme.id, "tiny", "finance") == adapter
         assert other.adapters(acme.id) == other.adapters() == [adapter]
-        assert other.desired_adapters("tiny") == [desired_of(adapter)]
+        assert other.desired_adapters("tiny").adapters == (desired_of(adapter),)
 
 
 def test_an_adapter_needs_a_base_model_and_a_good_name(
@@ -146,7 +146,7 @@ def test_a_deleted_adapter_is_gone_for_everyone_but_the_reconciler(
     assert deleting.updated_at > adapter.updated_at
     assert registry.change_counter() > before
     assert registry.adapters() == registry.adapters(acme.id) == []
-    assert registry.desired_adapters("tiny") == [desired_of(deleting)]
+    assert registry.desired_adapters("tiny").adapters == (desired_of(deleting),)
     with pytest.raises(AdapterNotFoundError):
         registry.adapter(acme.id, adapter.id)
     with pytest.raises(AdapterNotFoundError):
@@ -163,7 +163,10 @@ def test_a_deleted_adapter_s_name_is_free_at_once(
     new = add(registry, acme, "finance", make_revision())
     assert registry.find_adapter(acme.id, "tiny", "finance") == new
     registry.delete_adapter(acme.id, new.id)
-    assert {adapter.id for adapter in registry.desired_adapters("tiny")} == {old.id, new.id}
+    assert {adapter.id for adapter in registry.desired_adapters("tiny").adapters} == {
+        old.id,
+        new.id,
+    }
 
 
 def test_the_reconciler_sees_every_tenant_s_adapters_sorted_by_id(
@@ -178,7 +181,7 @@ def test_the_reconciler_sees_every_tenant_s_adapters_sorted_by_id(
         for tenant in (acme, rival)
         for name in ("one", "two", "three")
     ]
-    assert [adapter.id for adapter in registry.desired_adapters("tiny")] == sorted(ids)
+    assert [adapter.id for adapter in registry.desired_adapters("tiny").adapters] == sorted(ids)
 
 
 def test_a_status_with_its_reason_is_kept_and_counted_once(
@@ -223,7 +226,7 @@ def test_a_status_of_another_content_or_of_a_deleting_adapter_is_ignored(
     digest = adapter.revision.digest
     assert not registry.set_adapter_status(adapter.id, digest, AdapterStatus.READY)
     assert not registry.set_adapter_status("adp_0", digest, AdapterStatus.READY)
-    assert registry.desired_adapters("tiny")[0].status is AdapterStatus.DELETING
+    assert registry.desired_adapters("tiny").adapters[0].status is AdapterStatus.DELETING
     assert registry.change_counter() == before
 
 
@@ -239,7 +242,7 @@ def test_forgetting_an_adapter_names_only_the_blobs_nobody_else_uses(
     assert registry.change_counter() > before
     assert registry.unused_blobs([mine.revision.weights_blob]) == [mine.revision.weights_blob]
     assert registry.unused_blobs([theirs.revision.config_blob]) == []
-    assert registry.desired_adapters("tiny") == [desired_of(theirs)]
+    assert registry.desired_adapters("tiny").adapters == (desired_of(theirs),)
     registry.delete_adapter(rival.id, theirs.id)
     assert registry.forget_adapter(theirs.id) == sorted(
         [theirs.revision.config_blob, theirs.revision.weights_blob]

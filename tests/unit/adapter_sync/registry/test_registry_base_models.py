@@ -92,7 +92,7 @@ def test_a_removed_base_model_leaves_its_adapters(
     before = registry.change_counter()
     registry.remove_base_model("tiny")
     assert registry.base_models() == []
-    assert registry.desired_adapters("tiny") == [desired_of(adapter)]
+    assert registry.desired_adapters("tiny").adapters == (desired_of(adapter),)
     assert registry.change_counter() > before
 
 

@@ -177,7 +177,7 @@ def test_a_deleted_tenant_s_adapters_drain_and_its_name_is_free(
     assert registry.tenants() == []
     with pytest.raises(TenantNotFoundError, match="'acme'"):
         registry.delete_tenant("acme")
-    [draining] = registry.desired_adapters("tiny")
+    [draining] = registry.desired_adapters("tiny").adapters
     assert (draining.id, draining.status) == (adapter.id, AdapterStatus.DELETING)
 
     successor = registry.create_tenant("acme", "shared")
@@ -187,7 +187,7 @@ def test_a_deleted_tenant_s_adapters_drain_and_its_name_is_free(
     refusal(registry, key)
     mine = put(registry, successor, make_revision("other"))
     assert registry.forget_adapter(adapter.id)
-    assert registry.desired_adapters("tiny") == [desired_of(mine)]
+    assert registry.desired_adapters("tiny").adapters == (desired_of(mine),)
 
 
 def test_deleted_tenants_of_one_name_may_be_many(registry: Registry) -> None:
@@ -205,7 +205,7 @@ def test_an_upload_that_ends_after_its_tenant_makes_no_adapter(
     registry.create_tenant("acme", "shared")
     with pytest.raises(TenantNotFoundError):
         put(registry, acme, make_revision())
-    assert registry.desired_adapters("tiny") == []
+    assert registry.desired_adapters("tiny").adapters == ()
 
 
 def test_a_deleted_tenant_s_key_is_not_found(registry: Registry, acme: Tenant) -> None:

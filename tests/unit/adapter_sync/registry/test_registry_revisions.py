@@ -108,7 +108,7 @@ def test_the_last_ready_revision_serves_until_the_next_is_ready(
     second = put("two")
     assert (second.status, second.serving) == (LOADING, first.revision)
     report(registry, second, READY)
-    assert registry.desired_adapters("tiny")[0].serving == content_of(second.revision)
+    assert registry.desired_adapters("tiny").adapters[0].serving == content_of(second.revision)
 
 
 def test_when_the_next_revision_fails_the_last_one_serves_on(registry: Registry, put: Put) -> None:
