@@ -76,8 +76,13 @@ class TritonPythonModel:
             () if (tensor := _input(request, name)) is None else tensor.tolist()
             for name in ("number", "openai_request", "cancel")
         )
-        submitted = dict(zip(numbers, raw, strict=True))
-        message = Message(channel=channel, submitted=submitted, cancelled=cancelled)
+        opening = _input(request, "opening")
+        message = Message(
+            channel=channel,
+            opening=None if opening is None else opening.item(),
+            submitted=dict(zip(numbers, raw, strict=True)),
+            cancelled=cancelled,
+        )
         response = self._responses.open(request.get_response_sender())
         self._loop.call_soon_threadsafe(self._channels.take, message, response)
 

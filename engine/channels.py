@@ -45,9 +45,14 @@ Answer = Callable[[bytes, Responder], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What one Triton request of the gateway's says; one without requests opens the channel."""
+    """What one Triton request of the gateway's says.
+
+    An `opening` is the way back for the channel's answers: the first opens the channel, those of a
+    higher number each take over from the one before.
+    """
 
     channel: bytes
+    opening: int | None
     submitted: Mapping[int, bytes]
     cancelled: Sequence[int]
 
@@ -61,23 +66,22 @@ class Channels:
         self._open: dict[bytes, _Channel] = {}
 
     def take(self, message: Message, pipe: Pipe) -> None:
-        """Do what the message says; its own pipe ends at once unless it opens a channel."""
+        """Do what the message says; its own pipe ends at once unless it is an opening's."""
         channel = self._open.get(message.channel)
-        if not message.submitted and not message.cancelled:
-            if channel is None:
-                forget = partial(self._open.pop, message.channel, None)
-                channel = _Channel(self._answer, idle_s=self._idle_s, on_end=forget)
-                self._open[message.channel] = channel
+        if message.opening == 1:
+            forget = partial(self._open.pop, message.channel)
+            channel = _Channel(self._answer, idle_s=self._idle_s, on_end=forget)
+            self._open[message.channel] = channel
+        if channel is not None and message.opening is not None:
             channel.answer_by(pipe)
             return
-        if channel is None:
-            if message.submitted:
-                pipe.write(b"".join(map(refusal, message.submitted)))
-        else:
+        if channel is not None:
             for number, raw in message.submitted.items():
                 channel.submit(number, raw)
             for number in message.cancelled:
                 channel.cancel(number)
+        elif message.submitted:
+            pipe.write(b"".join(map(refusal, message.submitted)))
         pipe.finish()
 
 

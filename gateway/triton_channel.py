@@ -22,6 +22,7 @@ from gateway.triton_protocol import (
     document,
     joined,
     opening,
+    opening_id,
     read_frames,
     submission,
     submitted_numbers,
@@ -30,7 +31,7 @@ from gateway.triton_protocol import (
 
 BURST_BYTES = 1 << 20
 """Requests that wait are submitted together, up to about this size."""
-PIPE_RESPONSES, PIPE_BYTES = 1000, 8 << 20
+PIPE_RESPONSES, PIPE_BYTES = 256, 2 << 20
 """How much an opening's response may carry before a new one takes over. Triton keeps the memory of
 each response until its request ends (server 24.10, infer_handler.h, ResponseQueue)."""
 END_S = 2.0
@@ -168,7 +169,7 @@ class TritonChannel:
     def _next_message(self) -> service_pb2.ModelInferRequest | None:
         if self._opening_unsent:
             self._opening_unsent = False
-            return opening(self._base_model, self._id, _opening_id(self._opened))
+            return opening(self._base_model, self._id, self._opened)
         submitted: dict[int, bytes] = {}
         size = 0
         while self._unsent and size < BURST_BYTES:
@@ -223,7 +224,7 @@ class TritonChannel:
         response = message.infer_response
         if message.error_message:
             self._take_error(response.id, message.error_message)
-        elif response.id == _opening_id(self._pipe + 1):
+        elif response.id == opening_id(self._pipe + 1):
             # Triton orders the responses to one request, but not those to two.
             self._held.append(response)
         else:
@@ -233,7 +234,7 @@ class TritonChannel:
         for frame in read_frames(response):
             self._pipe_bytes += len(frame.payload)
             self._take_frame(frame)
-        if response.id == _opening_id(self._pipe):
+        if response.id == opening_id(self._pipe):
             self._pipe_responses += 1
             if response.parameters["triton_final_response"].bool_param:
                 self._end_pipe()
@@ -283,10 +284,10 @@ class TritonChannel:
     def _take_error(self, message_id: str, error_message: str) -> None:
         self.is_retired = True
         error = TritonRefusedError(error_message)
-        if message_id == _opening_id(self._pipe + 1):
+        if message_id == opening_id(self._pipe + 1):
             # What has been submitted is still answered by the earlier pipe.
             self._opened = self._pipe
-        elif message_id == _opening_id(self._pipe) or not message_id:
+        elif message_id == opening_id(self._pipe) or not message_id:
             self._fail(list(self._calls), error)
             self._ended = True
         else:
@@ -299,7 +300,3 @@ class TritonChannel:
                 # One of its own: it is raised in another task.
                 call.fail(type(error)(str(error)))
         self._watch()
-
-
-def _opening_id(number: int) -> str:
-    return f"channel {number}"

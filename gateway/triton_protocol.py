@@ -47,12 +47,21 @@ def document(request: EngineRequest) -> bytes:
     return json.dumps(values).encode("ascii")
 
 
-def opening(base_model: str, channel: str, message_id: str) -> service_pb2.ModelInferRequest:
-    """The request whose response carries the answers to all others of the channel."""
-    message = _message(base_model, channel, message_id)
+def opening(base_model: str, channel: str, number: int) -> service_pb2.ModelInferRequest:
+    """The request whose response carries the answers to all others of the channel.
+
+    The first opens the channel; a later one takes over from the one before.
+    """
+    message = _message(base_model, channel, opening_id(number))
+    _add(message, "opening", "UINT32", [_LENGTH.pack(number)])
     # Without it the end of the response, which is empty, would not be told.
     message.parameters["triton_enable_empty_final_response"].bool_param = True
     return message
+
+
+def opening_id(number: int) -> str:
+    """Triton's id of an opening and of what answers it."""
+    return f"channel {number}"
 
 
 def submission(

@@ -134,7 +134,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         for number in _numbers(raw.get("cancel", b"")):
             if (exchange := stream.running.get(number)) is not None:
                 exchange.cancelled.set()
-        if "number" not in raw and "cancel" not in raw:
+        if "opening" in raw:
             before, stream.opening_id = stream.opening_id, message.id
             wanted = message.parameters["triton_enable_empty_final_response"].bool_param
             stream.empty_final_wanted = wanted

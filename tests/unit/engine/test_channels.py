@@ -51,13 +51,19 @@ def take(
     channels: Channels,
     submitted: Mapping[int, bytes] | None = None,
     *,
+    opening: int | None = None,
     cancelled: Sequence[int] = (),
     name: bytes = b"gateway",
 ) -> KeptPipe:
     pipe = KeptPipe()
-    message = Message(channel=name, submitted=submitted or {}, cancelled=cancelled)
-    channels.take(message, pipe)
+    channels.take(
+        Message(channel=name, opening=opening, submitted=submitted or {}, cancelled=cancelled), pipe
+    )
     return pipe
+
+
+def opened(channels: Channels, opening: int = 1, name: bytes = b"gateway") -> KeptPipe:
+    return take(channels, opening=opening, name=name)
 
 
 def answered(number: int, raw: bytes) -> bytes:
@@ -73,7 +79,7 @@ async def turns() -> None:
 async def test_the_frames_of_a_turn_of_the_loop_go_as_one() -> None:
     engine = Engine()
     channels = Channels(engine.answer)
-    back = take(channels)
+    back = opened(channels)
     burst = take(channels, {1: b"a", 2: b"b"})
     later = take(channels, {3: b"c"})
     assert (burst.is_finished, later.is_finished, back.is_finished) == (True, True, False)
@@ -88,17 +94,24 @@ async def test_the_frames_of_a_turn_of_the_loop_go_as_one() -> None:
 async def test_requests_of_a_channel_that_is_not_open_are_refused() -> None:
     engine = Engine()
     channels = Channels(engine.answer)
-    take(channels, name=b"another")
+    opened(channels, name=b"another")
     pipe = take(channels, {1: b"a", 2: b"b"})
     assert pipe.sent == [refusal(1) + refusal(2)]
     assert pipe.is_finished
     assert take(channels, cancelled=[1]).is_finished
 
 
+async def test_only_a_first_opening_opens_a_channel() -> None:
+    """A later one comes to an instance of the base model that has taken the old one's place."""
+    channels = Channels(Engine().answer)
+    assert opened(channels, 2).is_finished
+    assert take(channels, {1: b"a"}).sent == [refusal(1)]
+
+
 async def test_a_cancelled_request_ends_and_no_other() -> None:
     engine = Engine()
     channels = Channels(engine.answer)
-    back = take(channels)
+    back = opened(channels)
     take(channels, {1: b"a", 2: b"b"})
     await turns()
     take(channels, cancelled=[2, 7])
@@ -109,7 +122,7 @@ async def test_a_cancelled_request_ends_and_no_other() -> None:
 
 async def test_a_request_that_is_cancelled_as_it_comes_ends_too() -> None:
     channels = Channels(Engine().answer)
-    back = take(channels)
+    back = opened(channels)
     take(channels, {1: b"a"})
     take(channels, cancelled=[1])
     await turns()
@@ -124,7 +137,7 @@ async def test_usage_goes_with_the_bytes_and_only_when_it_has_grown() -> None:
             responder.write(raw, usage=usage)
 
     channels = Channels(answer)
-    back = take(channels)
+    back = opened(channels)
     take(channels, {1: b"x"})
     await turns()
     told = [TokenUsage(5, 0), TokenUsage(5, 1), None, None, TokenUsage(5, 2)]
@@ -135,13 +148,13 @@ async def test_usage_goes_with_the_bytes_and_only_when_it_has_grown() -> None:
 async def test_a_newer_pipe_takes_over_after_all_that_was_written() -> None:
     engine = Engine()
     channels = Channels(engine.answer)
-    first = take(channels)
+    first = opened(channels)
     take(channels, {1: b"a"})
     await turns()
     engine.may_answer.set()
     # The answer is written, and not sent yet.
     await asyncio.sleep(0)
-    second = take(channels)
+    second = opened(channels, 2)
     assert first.is_finished
     await turns()
     assert b"".join(first.sent + second.sent) == answered(1, b"a") + final_frame(1)
@@ -154,7 +167,7 @@ async def test_a_newer_pipe_takes_over_after_all_that_was_written() -> None:
 async def test_a_channel_without_requests_ends_and_is_not_known_any_more() -> None:
     engine = Engine()
     channels = Channels(engine.answer, idle_s=IDLE_S)
-    back = take(channels)
+    back = opened(channels)
     take(channels, {1: b"a"})
     await asyncio.sleep(3 * IDLE_S)
     assert not back.is_finished
@@ -162,7 +175,7 @@ async def test_a_channel_without_requests_ends_and_is_not_known_any_more() -> No
     await asyncio.sleep(3 * IDLE_S)
     assert back.is_finished
     assert take(channels, {2: b"b"}).sent == [refusal(2)]
-    again = take(channels)
+    again = opened(channels)
     take(channels, {3: b"c"})
     await turns()
     assert b"".join(again.sent) == answered(3, b"c") + final_frame(3)
@@ -171,7 +184,7 @@ async def test_a_channel_without_requests_ends_and_is_not_known_any_more() -> No
 async def test_the_requests_of_a_gateway_that_dies_are_cancelled() -> None:
     engine = Engine()
     channels = Channels(engine.answer)
-    back, other = take(channels), take(channels, name=b"another")
+    back, other = opened(channels), opened(channels, name=b"another")
     take(channels, {1: b"a", 2: b"b"})
     take(channels, {1: b"c"}, name=b"another")
     await turns()

@@ -19,6 +19,7 @@ from gateway.triton_protocol import (
     document,
     joined,
     opening,
+    opening_id,
     read_frames,
     submission,
     submitted_numbers,
@@ -76,9 +77,12 @@ def test_requests_that_wait_go_as_one_message() -> None:
     assert [list(each.shape) for each in message.inputs] == [[1], [2], [2], [1]]
 
 
-def test_an_opening_has_nothing_but_its_channel_and_is_told_its_end() -> None:
-    message = opening("tiny", "c", "channel 1")
-    assert list(_tensors(message)) == ["channel"]
+def test_an_opening_is_told_its_end() -> None:
+    message = opening("tiny", "c", 2)
+    tensors = _tensors(message)
+    assert list(tensors) == ["channel", "opening"]
+    assert tensors["opening"] == b"\2\0\0\0"
+    assert message.id == opening_id(2)
     assert message.parameters["triton_enable_empty_final_response"].bool_param
 
 
