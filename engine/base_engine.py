@@ -31,7 +31,7 @@ from engine.native_generation import SAMPLING_TYPES, generate_text, sampling_par
 from engine.native_request import NativeRequestError, Tensors, parse_native_request
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.responses import Failure
-from engine.worker_extension import HELD_ADAPTERS
+from engine.worker_extension import HELD_ADAPTERS, SPARE_BASE_MODEL
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,8 @@ class BaseEngine:
         )
         app = await OpenAIApp.create(engine, arguments)
         lora = engine.vllm_config.lora_config
+        if lora:
+            await engine.collective_rpc(SPARE_BASE_MODEL)
         table = lora and AdapterTable(
             engine,
             lora_requests=app.lora_requests,
@@ -205,7 +207,10 @@ class BaseEngine:
             else {},
             "held": table.held if table else 0,
             "alive": not self._engine.errored,
-            "in_flight": self._in_flight,
+            # vLLM's own count too: what it still works on may be nobody's any more.
+            "in_flight": max(
+                self._in_flight, self._engine.output_processor.get_num_unfinished_requests()
+            ),
             "max_model_len": self._engine.model_config.max_model_len,
             "max_lora_rank": lora.max_lora_rank if lora else 0,
             "max_loras": lora.max_loras if lora else 0,

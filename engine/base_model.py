@@ -48,7 +48,7 @@ class TritonPythonModel:
         self._channels = Channels(self._engine.answer)
 
     async def start_engine(self, model_folder: Path, version_folder: Path) -> "BaseEngine":
-        """The engine, when it can generate, with its adapters."""
+        """The engine and its adapters."""
         # vllm takes seconds to import and needs UTF-8, so not before initialize().
         from engine.base_engine import BaseEngine
 
@@ -58,9 +58,8 @@ class TritonPythonModel:
             models_dir=Path(os.environ.get("LORA_MODELS_DIR", DEFAULT_MODELS_DIR)),
         )
         engine = await BaseEngine.start(arguments)
-        await engine.serve_adapters(
-            model_folder, socket_path(model_folder.parent, model_folder.name)
-        )
+        socket = socket_path(model_folder.parent, model_folder.name)
+        await engine.serve_adapters(model_folder, socket)
         return engine
 
     def execute(self, requests: Sequence[Any]) -> None:

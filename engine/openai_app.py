@@ -30,6 +30,8 @@ from engine.token_usage import (
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+LEAVE_WITHIN_S = 5.0
+"""How long vLLM's application may take to notice that its client has gone."""
 _served_name: ContextVar[str] = ContextVar("served_name")
 
 
@@ -109,10 +111,14 @@ class OpenAIApp:
                 yield part
             task.result()
         finally:
+            # Told, not cancelled: what a route of vLLM's waits for would go on without it.
             exchange.disconnected.set()
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            try:
+                await asyncio.wait({task}, timeout=LEAVE_WITHIN_S)
+            finally:
+                if not task.done():
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
 
 
 class _Exchange:
@@ -148,7 +154,8 @@ class _Exchange:
 def _scope(path: str, request_id: str, app: "FastAPI") -> dict[str, Any]:
     return {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        # Before 2.4 Starlette's streams ask whether the client has gone; from then on `send` tells.
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "method": "POST",
         "scheme": "http",

@@ -56,7 +56,7 @@ class AccessLog:
             **scope["state"]["log_fields"],
         }
         error = scope["state"].get("error")
-        if scope["path"].startswith("/health/"):
+        if scope["path"].startswith(("/health", "/ping")):
             # Probes ask every second or so: what they learn is in their answers.
             self._log.debug("request.answered", **fields)
         elif error is None:

@@ -27,7 +27,7 @@ from gateway.aliases import delete_alias, list_aliases, put_alias, show_alias
 from gateway.auth import Authentication, require_admin
 from gateway.base_models import BaseModels
 from gateway.errors import handle_error
-from gateway.health import live, ready
+from gateway.health import health, live, ping, ready
 from gateway.import_adapter import import_adapter
 from gateway.inference.endpoints import INFERENCE_ENDPOINTS
 from gateway.inference.submit import route_of
@@ -48,6 +48,8 @@ from gateway.usage_recorder import UsageRecorder
 _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("GET", "/health/live", live),
     ("GET", "/health/ready", ready),
+    ("GET", "/health", health),
+    ("GET", "/ping", ping),
     *(("POST", each.path, route_of(each)) for each in INFERENCE_ENDPOINTS),
     ("GET", "/v1/models", list_models),
     # Their ids may hold '/'.

@@ -1,4 +1,4 @@
-"""GET /health/live and /health/ready, which need no key and tell no names but base models'."""
+"""GET /health/live, and /health/ready by its three names: no key, and no names but base models'."""
 
 import asyncio
 from typing import Literal
@@ -52,18 +52,19 @@ async def live() -> Response:
     return JSONResponse(answer)
 
 
-@described(
-    Operation(
-        tag="Health",
-        summary="Whether requests can be answered",
-        answers={
-            200: Answer(content={"application/json": Ready}, description="They can."),
-            _UNAVAILABLE: Answer(
-                content={"application/json": NotReady}, description="They can't, and why."
-            ),
-        },
-    )
+_READINESS = Operation(
+    tag="Health",
+    summary="Whether requests can be answered",
+    answers={
+        200: Answer(content={"application/json": Ready}, description="They can."),
+        _UNAVAILABLE: Answer(
+            content={"application/json": NotReady}, description="They can't, and why."
+        ),
+    },
 )
+
+
+@described(_READINESS)
 async def ready(services: CurrentServices) -> Response:
     """The registry answers and Triton has a base model to ask; 503 with what is missing."""
     missing = await _missing(services)
@@ -72,6 +73,18 @@ async def ready(services: CurrentServices) -> Response:
         return JSONResponse(refusal, _UNAVAILABLE)
     answer: Ready = {"status": "ready"}
     return JSONResponse(answer)
+
+
+@described(_READINESS)
+async def health(services: CurrentServices) -> Response:
+    """The same as `ready`, where vLLM's clients and load generators look."""
+    return await ready(services)
+
+
+@described(_READINESS)
+async def ping(services: CurrentServices) -> Response:
+    """The same as `ready`, where SageMaker looks."""
+    return await ready(services)
 
 
 async def _missing(services: Services) -> list[str]:

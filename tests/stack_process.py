@@ -14,7 +14,8 @@ from typing import TypeVar
 import httpx
 import openai
 import psutil
-from stack.installation import free_ports
+from stack.child import answers
+from stack.installation import environment_of, settings_below
 
 from adapter_sync.engine_status import EngineStatus
 from adapter_sync.lora_map import companion_name
@@ -26,8 +27,8 @@ Found = TypeVar("Found")
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE_MODEL = "smollm2-135m-instruct"
-READY_DEADLINE_S = 300
-STOP_DEADLINE_S = 90
+READY_DEADLINE_S = 600
+STOP_DEADLINE_S = 180
 EXAMPLES = ("finance", "legal", "healthcare")
 
 
@@ -131,7 +132,7 @@ def running_stack(
     folder: Path, *, control: str = "explicit", settings: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Stack]:
     """Start an installation, wait until it is ready, and stop it as Ctrl-C does."""
-    environment = {**environment_of(folder), **settings}
+    environment = {**os.environ, **environment_of(settings_below(folder)), **settings}
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "serve.log"
     with log.open("wb") as output:
@@ -159,26 +160,10 @@ def running_stack(
         stop(stack)
 
 
-def environment_of(folder: Path) -> dict[str, str]:
-    """An environment with the settings of an installation below the folder, on free ports."""
-    ports = free_ports(4)
-    return os.environ | {
-        "LORA_DATA_DIR": str(folder / "data"),
-        "MODEL_REPOSITORY": str(folder / "model_repository"),
-        "GATEWAY_PORT": str(ports[0]),
-        "TRITON_HTTP_PORT": str(ports[1]),
-        "TRITON_GRPC_PORT": str(ports[2]),
-        "TRITON_METRICS_PORT": str(ports[3]),
-    }
-
-
 def is_ready(stack: Stack) -> bool:
     if stack.process.poll() is not None:
         raise AssertionError(f"serve ended with {stack.process.returncode}")
-    try:
-        return httpx.get(f"{stack.url}/health/ready", timeout=2).is_success
-    except httpx.TransportError:
-        return False
+    return answers(f"{stack.url}/health/ready")
 
 
 def stop(stack: Stack) -> int:
@@ -192,7 +177,7 @@ def stop(stack: Stack) -> int:
         raise
 
 
-def wait_for(look: Callable[[], Found | None], what: str, *, deadline_s: float = 60) -> Found:
+def wait_for(look: Callable[[], Found | None], what: str, *, deadline_s: float = 180) -> Found:
     """What `look` finds, asked until it is something."""
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:

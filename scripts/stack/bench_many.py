@@ -86,19 +86,10 @@ class Installation:
     """One installation, in a folder and on ports of its own."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        from adapter_sync.settings import Settings
-        from stack.installation import free_ports
+        from stack.installation import settings_below
 
         self.count = count
-        ports = free_ports(4)
-        self.settings = Settings(
-            lora_data_dir=folder / "data",
-            model_repository=folder / "model_repository",
-            gateway_port=ports[0],
-            triton_http_port=ports[1],
-            triton_grpc_port=ports[2],
-            triton_metrics_port=ports[3],
-        )
+        self.settings = settings_below(folder)
         self.key = ""
         self.adapter_id = ""
         self.requested_model = ""
@@ -151,19 +142,13 @@ class Installation:
         """scripts/serve as a process of its own, and a client of its gateway."""
         import httpx
 
+        from stack.installation import environment_of
+
         settings = self.settings
-        environment = os.environ | {
-            "LORA_DATA_DIR": str(settings.lora_data_dir),
-            "MODEL_REPOSITORY": str(settings.model_repository),
-            "GATEWAY_PORT": str(settings.gateway_port),
-            "TRITON_HTTP_PORT": str(settings.triton_http_port),
-            "TRITON_GRPC_PORT": str(settings.triton_grpc_port),
-            "TRITON_METRICS_PORT": str(settings.triton_metrics_port),
-        }
         with (settings.lora_data_dir / "serve.log").open("a") as log:
             server = subprocess.Popen(
                 [sys.executable, "-P", "-m", "stack.serve"],
-                env=environment,
+                env=os.environ | environment_of(settings),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -62,6 +62,31 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+def settings_below(folder: Path) -> Settings:
+    """An installation of its own: below the folder, and on free ports."""
+    ports = free_ports(4)
+    return Settings(
+        lora_data_dir=folder / "data",
+        model_repository=folder / "model_repository",
+        gateway_port=ports[0],
+        triton_http_port=ports[1],
+        triton_grpc_port=ports[2],
+        triton_metrics_port=ports[3],
+    )
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that tell a process where the installation is."""
+    return {
+        "LORA_DATA_DIR": str(settings.lora_data_dir),
+        "MODEL_REPOSITORY": str(settings.model_repository),
+        "GATEWAY_PORT": str(settings.gateway_port),
+        "TRITON_HTTP_PORT": str(settings.triton_http_port),
+        "TRITON_GRPC_PORT": str(settings.triton_grpc_port),
+        "TRITON_METRICS_PORT": str(settings.triton_metrics_port),
+    }
+
+
 def leftovers(settings: Settings) -> list[psutil.Process]:
     """The processes of this installation that are not this process."""
     found = []

@@ -42,24 +42,10 @@ def random_adapters(
 ) -> list[Path]:
     """Four PEFT adapters on the base model, each of a rank of its own, that change its answers."""
     folder = tmp_path_factory.mktemp("adapters")
-    made = []
-    for seed, rank in enumerate((1, 4, 8, 16)):
-        torch.manual_seed(seed)
-        settings = LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank,
-            target_modules=["q_proj", "v_proj", "o_proj", "down_proj"],
-            task_type="CAUSAL_LM",
-            init_lora_weights=False,
-        )
-        lora = get_peft_model(base_model, settings)
-        for name, weights in lora.named_parameters():
-            if "lora_" in name:
-                weights.data *= 0.8
-        made.append(folder / f"random{seed}")
-        lora.save_pretrained(made[-1])
-        lora.unload()
-    return made
+    return [
+        make_random_adapter(base_model, folder / f"random{seed}", seed=seed, rank=rank)
+        for seed, rank in enumerate((1, 4, 8, 16))
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +73,29 @@ def peft_answer(base_model: PreTrainedModel) -> PeftAnswer:
         return text
 
     return answer
+
+
+def make_random_adapter(
+    base_model: PreTrainedModel,
+    folder: Path,
+    *,
+    seed: int,
+    rank: int,
+    lora_alpha: int | None = None,
+) -> Path:
+    """A PEFT adapter that changes the answers, saved in the folder, which comes back."""
+    torch.manual_seed(seed)
+    settings = LoraConfig(
+        r=rank,
+        lora_alpha=lora_alpha or 2 * rank,
+        target_modules=["q_proj", "v_proj", "o_proj", "down_proj"],
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,
+    )
+    lora = get_peft_model(base_model, settings)
+    for name, weights in lora.named_parameters():
+        if "lora_" in name:
+            weights.data *= 0.8
+    lora.save_pretrained(folder)
+    lora.unload()
+    return folder

@@ -267,6 +267,7 @@ GOOD_COMPLETIONS: Mapping[str, Fields] = {
     "echo alone with logprobs": {"echo": True, "max_tokens": 0, "logprobs": 1},
     "logprobs": {"logprobs": 0},
     "top logprobs": {"logprobs": 4},
+    "logprobs as a flag": {"logprobs": True},
     "logprobs as ids": {"logprobs": 1, "return_tokens_as_token_ids": True},
     "return_token_ids": {"return_token_ids": True},
     "n": {"n": 3, "temperature": 1.0, "seed": 11},
@@ -493,7 +494,6 @@ BAD_COMPLETIONS: Mapping[str, Fields] = {
     "a prompt longer than the context": {"prompt": "word " * 4000},
     "token ids longer than the context": {"prompt": [5] * 3000},
     "suffix": {"suffix": "the end"},
-    "logprobs as a flag": {"logprobs": True},
     "logprobs as a word": {"logprobs": "x"},
     "logprobs too many": {"logprobs": 500},
     "logprobs below minus one": {"logprobs": -2},
@@ -568,7 +568,6 @@ GOOD_MESSAGES: Mapping[str, Fields] = {
     "stop_sequences": {"stop_sequences": [" is"], "max_tokens": 16},
     "top_k": {"top_k": 1, "temperature": 1.0},
     "tools": {"tools": [_TOOL]},
-    "tools any": {"tools": [_TOOL], "tool_choice": {"type": "any"}, "max_tokens": 48},
     "tools named": {
         "tools": [_TOOL],
         "tool_choice": {"type": "tool", "name": "get_weather"},

@@ -1,21 +1,24 @@
 """scripts/demo, as a new user runs it."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
-from tests.stack_process import BASE_MODEL, EXAMPLES, ROOT, environment_of
+from stack.installation import environment_of, settings_below
+
+from tests.stack_process import BASE_MODEL, EXAMPLES, ROOT
 
 
 def test_the_demo_shows_what_it_promises_and_writes_what_it_measured(tmp_path: Path) -> None:
     measured_file = tmp_path / "measured.json"
     demo = subprocess.run(
         [str(ROOT / "scripts" / "demo"), "--once", "--json", str(measured_file)],
-        env=environment_of(tmp_path),
+        env=os.environ | environment_of(settings_below(tmp_path)),
         check=False,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
     assert measured_file.exists(), demo.stdout + demo.stderr
     measured = json.loads(measured_file.read_text())

@@ -188,30 +188,6 @@ def test_the_blob_of_a_deleted_adapter_goes_unless_another_adapter_has_the_same(
         wait_for(lambda: blobs(stack) <= before, "the end of the blobs")
 
 
-def test_a_client_that_leaves_frees_the_engine(stack: Stack, key: str) -> None:
-    body = {
-        "model": BASE_MODEL,
-        "messages": [{"role": "user", "content": "Count to a thousand."}],
-        "max_tokens": 1500,
-        "ignore_eos": True,
-    }
-
-    def idle() -> bool:
-        status = stack.engine()
-        return status is not None and status.in_flight == 0
-
-    with stack.api(key) as api:
-        with api.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as answer:
-            # Kept: an iterator that is collected closes the connection.
-            lines = answer.iter_lines()
-            next(lines)
-            assert not idle()
-        wait_for(idle, "the end of the streamed request", deadline_s=10)
-        with pytest.raises(httpx.ReadTimeout):
-            api.post("/v1/chat/completions", json=body, timeout=2)
-        wait_for(idle, "the end of the whole request", deadline_s=10)
-
-
 def folders_of(stack: Stack, adapter_id: str) -> list[str]:
     return [name for name in stack.adapter_folders() if name.startswith(adapter_id)]
 

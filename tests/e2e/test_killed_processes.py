@@ -71,7 +71,7 @@ def test_adapters_come_back_by_themselves_after_triton_was_killed(
         old_engine = stack.engine_pids()
         server.kill()
         wait_for(lambda: not is_ready(stack), "the end of readiness")
-        wait_for(lambda: is_ready(stack), "the new Triton", deadline_s=240)
+        wait_for(lambda: is_ready(stack), "the new Triton", deadline_s=600)
         wait_for(lambda: answer(api, adapter["model"]).is_success, "the adapter")
         assert answer(api, adapter["model"]).json()["choices"][0]["message"] == before
         assert not set(old_engine) & set(stack.engine_pids())

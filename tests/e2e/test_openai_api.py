@@ -314,7 +314,7 @@ def test_each_prompt_of_a_batch_is_counted_as_the_engine_counts(
         sum(usage.prompt_tokens for usage in told),
         sum(usage.completion_tokens for usage in told),
     )
-    wait_for(lambda: counted() == expected, f"usage of {expected}", deadline_s=10)
+    wait_for(lambda: counted() == expected, f"usage of {expected}", deadline_s=60)
 
 
 @pytest.mark.parametrize(

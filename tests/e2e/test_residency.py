@@ -3,7 +3,10 @@
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +16,7 @@ from adapter_sync.record import NodeBaseModel
 from tests.stack_process import BASE_MODEL, ROOT, Stack, example, running_stack, upload, wait_for
 
 SLOTS, KEPT = 2, 3
-MOVE_DEADLINE_S = 30
+MOVE_DEADLINE_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,25 @@ def test_adapters_move_between_the_slots_the_memory_and_the_disk_as_they_are_use
     await_residencies(api, adapters, ["gpu", "disk", "cpu", "gpu"])
     assert ask(api, adapters[2]["model"]) == answer
     await_residencies(api, adapters, ["gpu", "disk", "gpu", "cpu"])
+
+
+def test_the_base_model_answers_alike_beside_adapters_in_all_slots(
+    api: httpx.Client, random_adapters: list[Path]
+) -> None:
+    names = [f"random{number}" for number in range(SLOTS)]
+    made = [
+        upload(api, *each, wait_s=120).json()
+        for each in zip(names, random_adapters[-SLOTS:], strict=True)
+    ]
+    models = [each["model"] for each in made]
+    alone = {model: ask(api, model) for model in (BASE_MODEL, *models)}
+    assert len(set(alone.values())) == len(alone)
+    asked = [*alone] * 3
+    with ThreadPoolExecutor(len(asked)) as threads:
+        together = list(threads.map(partial(ask, api), asked))
+    assert together == [alone[model] for model in asked]
+    for adapter in made:
+        api.delete(f"/v1/adapters/{adapter['id']}")
 
 
 def test_a_deleted_adapter_leaves_the_slots_and_the_memory(

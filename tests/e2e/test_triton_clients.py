@@ -3,9 +3,8 @@
 import asyncio
 import json
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,7 +16,7 @@ import tritonclient.http as httpclient
 import tritonclient.http.aio as httpaio
 from tritonclient.utils import InferenceServerException
 
-from tests.stack_process import BASE_MODEL, Stack, example, upload, wait_for
+from tests.stack_process import BASE_MODEL, Stack, example, upload
 
 PROMPT = "The capital of France is"
 GREEDY = {"temperature": "0", "max_tokens": "6"}
@@ -219,87 +218,3 @@ def test_what_is_refused_has_a_reason(
     (error,) = streamed(grpc_url, **values)
     assert isinstance(error, InferenceServerException)
     assert words in str(error)
-
-
-def in_flight(stack: Stack) -> int:
-    status = stack.engine()
-    assert status is not None
-    return status.in_flight
-
-
-def leave_grpc(stack: Stack, url: str) -> Callable[[], None]:
-    del stack
-    client = grpcclient.InferenceServerClient(url)
-    client.start_stream(lambda *_: None)
-    client.async_stream_infer(BASE_MODEL, inputs(grpcclient, stream=True, **LONG))
-
-    def leave() -> None:
-        client.stop_stream(cancel_requests=True)
-        client.close()
-
-    return leave
-
-
-def leave_http(stack: Stack, url: str) -> Callable[[], None]:
-    del url
-    body = {"text_input": PROMPT, "stream": True, **{k: json.dumps(v) for k, v in LONG.items()}}
-    client = httpx.Client(base_url=f"http://{stack.triton_url}", timeout=60)
-    path = f"/v2/models/{BASE_MODEL}/generate_stream"
-    answer = client.send(client.build_request("POST", path, json=body), stream=True)
-    pieces = answer.iter_raw()
-    next(pieces)
-
-    def leave() -> None:
-        client.close()
-        # Kept until now: an iterator that is collected closes the connection.
-        assert pieces is not None
-
-    return leave
-
-
-LONG = {"sampling_parameters": {"max_tokens": 1500, "ignore_eos": True}}
-
-
-@pytest.mark.parametrize("begin", [leave_grpc, leave_http])
-def test_a_direct_client_that_leaves_ends_its_request_in_the_engine(
-    stack: Stack, grpc_url: str, begin: Callable[[Stack, str], Callable[[], None]]
-) -> None:
-    wait_for(lambda: in_flight(stack) == 0, "a quiet engine")
-    leave = begin(stack, grpc_url)
-    wait_for(lambda: in_flight(stack) == 1, "the request")
-    leave()
-    left = time.monotonic()
-    wait_for(lambda: in_flight(stack) == 0, "the end of it", deadline_s=5)
-    # The whole answer would take a minute.
-    assert time.monotonic() - left < 5
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_of_the_gateways_that_leaves_ends_its_request_in_the_engine(
-    stack: Stack,
-    stream: bool,  # noqa: FBT001
-) -> None:
-    wait_for(lambda: in_flight(stack) == 0, "a quiet engine")
-    body = {
-        "model": BASE_MODEL,
-        "messages": [{"role": "user", "content": "Tell me a long story."}],
-        "max_tokens": 1500,
-        "ignore_eos": True,
-        "stream": stream,
-    }
-    with stack.api(stack.new_key(f"leaves-{uuid.uuid4().hex}")) as api:
-        request = api.build_request("POST", "/v1/chat/completions", json=body)
-        if stream:
-            answer = api.send(request, stream=True)
-            # Kept: an iterator that is collected closes the connection.
-            pieces = answer.iter_raw()
-            next(pieces)
-            assert in_flight(stack) == 1
-        else:
-            request.extensions["timeout"] = httpx.Timeout(5, read=1).as_dict()
-            with pytest.raises(httpx.ReadTimeout):
-                api.send(request)
-    # Its connection is closed: the client has gone.
-    left = time.monotonic()
-    wait_for(lambda: in_flight(stack) == 0, "the end of it", deadline_s=5)
-    assert time.monotonic() - left < 5

@@ -26,7 +26,7 @@ MORE_BYTES = 32_000_000
 """How much more memory than before a process may ever have had."""
 FETCH_MORE_BYTES = 64_000_000
 """The same while it fetches: huggingface_hub passes on pieces of 10 MB."""
-PATIENCE_S = 60
+PATIENCE_S = 120
 PIECE_BYTES = 1_000_000
 
 

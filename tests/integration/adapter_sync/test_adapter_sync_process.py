@@ -19,7 +19,7 @@ from tests.integration.adapter_sync.node import BASE_MODEL, Node, write_base_mod
 
 ROOT = Path(__file__).parents[3]
 COMMAND = (sys.executable, "-m", "adapter_sync")
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_signal_ends_it(
         begin = time.monotonic()
         started.send_signal(number)
         assert started.wait(PATIENCE_S) == 0
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
 
 
 def test_a_signal_ends_it_while_triton_hangs(
@@ -125,7 +125,7 @@ def test_a_signal_ends_it_while_triton_hangs(
             begin = time.monotonic()
             started.terminate()
             assert started.wait(PATIENCE_S) == 0
-            assert time.monotonic() - begin < 15
+            assert time.monotonic() - begin < 60
 
 
 def test_files_are_prepared_while_there_is_no_triton(

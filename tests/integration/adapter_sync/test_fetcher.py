@@ -24,7 +24,7 @@ from tests.hub_server import Hub, Repo, running_hub
 
 KEY = bytes(32)
 NAME = "org/lora"
-PATIENCE_S = 10
+PATIENCE_S = 60
 MODULE = "model.layers.0.self_attn.q_proj"
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
 

@@ -28,7 +28,7 @@ from tests.integration.adapter_sync.node import (
     write_engine_arguments,
 )
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +195,7 @@ def test_the_end_does_not_wait_for_a_triton_that_hangs(node: Node, tritons: Trit
     with running(node, tritons):
         wait_for(node.companion.is_dir)
         begin = time.monotonic()
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 20
 
 
 def test_an_unreadable_base_model_holds_up_no_other_and_is_read_once_it_is_mended(

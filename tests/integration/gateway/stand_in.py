@@ -24,7 +24,7 @@ from engine.frames import final_frame, frame, refusal
 from engine.token_usage import TokenUsage
 
 STARTING_BASE_MODEL = "starting"
-PATIENCE_S = 10
+PATIENCE_S = 60
 IDLE_S = 0.3
 """After which a channel without requests is ended, as the engine does."""
 PROMPT_TOKENS = 7

@@ -146,6 +146,6 @@ def test_below_admin_there_is_the_operator_only(
 
 
 @pytest.mark.parametrize("kind", ["own", "other", *NO_TENANT])
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/health", "/ping"])
 def test_health_asks_for_no_key(scene: Scene, path: str, kind: str) -> None:
     assert scene.ask(kind, "GET", path).status_code == 200

@@ -84,7 +84,7 @@ def test_an_upload_without_a_config_says_what_was_assumed(client: Client) -> Non
 def test_an_upload_is_not_lost_when_nothing_loads_it(client: Client) -> None:
     started = time.monotonic()
     answer = client.upload("finance", prefer="wait=1")
-    assert 1 <= time.monotonic() - started < 4
+    assert 1 <= time.monotonic() - started < 20
     assert (answer.status_code, answer.json()["status"]) == (201, "loading")
     assert client.http.get("/v1/adapters").json()["data"][0]["status"] == "loading"
 
@@ -108,9 +108,9 @@ def test_an_upload_waits_for_the_end_of_loading(client: Client, status: AdapterS
     loading = threading.Thread(target=load)
     loading.start()
     started = time.monotonic()
-    adapter = client.upload("finance", prefer="wait=9").json()
+    adapter = client.upload("finance", prefer="wait=60").json()
     loading.join()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert adapter["status"] == status
     failed = {"code": "engine_refused", "message": "tiny:finance is bad"}
     assert adapter["error"] == (failed if status is AdapterStatus.FAILED else None)

@@ -24,7 +24,7 @@ from tests.integration.gateway.running import (
     running_gateway,
 )
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_requests_neither_wait_nor_fail_while_their_use_can_t_be_written(
             began = time.monotonic()
             for _ in range(20):
                 assert client.http.get("/v1/models").status_code == 200
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
             assert gateway.registry.caller(client.api_key).key.last_used_at is None
         deadline = time.monotonic() + PATIENCE_S
         while gateway.registry.caller(client.api_key).key.last_used_at is None:

@@ -163,7 +163,7 @@ def test_a_bomb_is_refused_at_once(
     assert len(bomb) < 200_000
     started = time.monotonic()
     answer, peak_bytes = _peak_bytes(lambda: client.upload("finance", bomb))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert (answer.status_code, _error(answer)["code"]) == (status, code)
     assert peak_bytes < 20_000_000
     assert _leftovers(gateway) == []

@@ -12,7 +12,7 @@ from adapter_sync.record import AdapterStatus
 from tests.integration.gateway.running import Client, Prompt
 from tests.integration.gateway.stand_in import StandIn
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 def _error(answer: httpx.Response) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def test_a_stream_without_a_first_token_ends_in_time(
     started = time.monotonic()
     with client.chat_stream(text) as answer:
         events = _events(answer)
-    assert 1.4 < time.monotonic() - started < 5
+    assert 1.4 < time.monotonic() - started < 30
     assert set(events[:-1]) == {": keep-alive"}
     assert "1.5 s" in _error_event(events[-1])["message"]
     assert stand_in.wait_for(text).cancelled.wait(PATIENCE_S)
@@ -170,7 +170,7 @@ def test_a_client_that_leaves_before_the_first_byte_ends_the_request(
         left = time.monotonic()
     assert exchange.cancelled.wait(PATIENCE_S)
     # Well before either deadline would have ended it.
-    assert time.monotonic() - left < 0.7
+    assert time.monotonic() - left < 1.3
 
 
 @pytest.mark.parametrize("stream", [True, False])

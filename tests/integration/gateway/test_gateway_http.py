@@ -9,7 +9,7 @@ import pytest
 from adapter_sync.record import AdapterStatus
 from tests.integration.gateway.running import Client, Gateway
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 def _error(answer: httpx.Response) -> dict[str, Any]:

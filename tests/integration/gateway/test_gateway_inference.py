@@ -107,7 +107,7 @@ def test_a_stream_that_takes_too_long_ends_with_an_event_and_in_the_engine(
     answer = client.http.post(
         path, json=body_for(path, text, stream=True), headers={"x-request-timeout": "0.4"}
     )
-    assert 0.3 < time.monotonic() - began < 5
+    assert 0.3 < time.monotonic() - began < 30
     assert "was not finished within 0.4 s" in answer.text.rstrip("\n").rpartition("\n\n")[2]
     assert stand_in.wait_for(text).cancelled.wait(PATIENCE_S)
 

@@ -23,7 +23,7 @@ from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 30
+PATIENCE_S = 120
 COMMAND = (sys.executable, "-m", "gateway")
 IMPATIENT = (sys.executable, "-c", "import gateway.__main__ as g; g._STOP_AFTER_S = 1; g.main()")
 

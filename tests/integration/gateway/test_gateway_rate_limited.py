@@ -21,7 +21,7 @@ from tests.integration.gateway.running import (
 from tests.integration.gateway.stand_in import PROMPT_TOKENS, WORDS, StandIn
 
 LimitedClient: TypeAlias = Callable[[str], Client]
-PATIENCE_S = 10
+PATIENCE_S = 60
 TIERS = """\
 [shared]
 max_adapters = 1

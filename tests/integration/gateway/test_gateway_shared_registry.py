@@ -21,7 +21,7 @@ from tests.integration.gateway.running import (
     running_gateway,
 )
 
-KEY_DEADLINE_S = 1.0
+KEY_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

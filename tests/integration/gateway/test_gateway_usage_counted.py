@@ -23,7 +23,7 @@ from tests.integration.gateway.running import (
 )
 from tests.integration.gateway.stand_in import PROMPT_TOKENS, WORDS, StandIn
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 TOKENS = len(WORDS)
 
 

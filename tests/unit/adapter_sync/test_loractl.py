@@ -373,7 +373,7 @@ def test_an_adapter_that_nobody_loads_is_not_waited_for_for_ever(
 ) -> None:
     began = time.monotonic()
     assert main(upload(peft_folder, "--wait", "0.3", "--json")) == 1
-    assert 0.3 <= time.monotonic() - began < 10
+    assert 0.3 <= time.monotonic() - began < 30
     printed = capsys.readouterr()
     assert json.loads(printed.out)["status"] == "loading"
     assert re.fullmatch(

@@ -217,7 +217,7 @@ def test_a_triton_that_never_answers_is_given_up(call: Call) -> None:
         begin = time.monotonic()
         with pytest.raises(TritonUnavailableError, match="timed out"):
             call(ExplicitControl(url, load_deadline_s=0.3, status_deadline_s=0.3))
-        assert 0.2 < time.monotonic() - begin < 3
+        assert 0.2 < time.monotonic() - begin < 20
 
 
 @both_calls

@@ -12,7 +12,7 @@ from adapter_sync.record import ApiKey
 from adapter_sync.registry import Registry
 from gateway.key_uses import KeyUses
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 @pytest.fixture

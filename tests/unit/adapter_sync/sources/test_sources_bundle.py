@@ -415,7 +415,7 @@ def test_a_bomb_that_lies_is_stopped_at_the_size_it_declares(
         tracemalloc.stop()
     assert peak_bytes < 8_000_000
     # Generous, for a busy machine.
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -1,6 +1,7 @@
 """Base models that come and go while another one serves, one of them for embeddings."""
 
 import base64
+import contextlib
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,6 @@ from tests.stack_process import (
     ROOT,
     Stack,
     example,
-    running_stack,
     upload,
     wait_for,
 )
@@ -34,7 +34,7 @@ TEXTS = [
     "",
     "word " * 150,
 ]
-ADD_DEADLINE_S = 300
+ADD_DEADLINE_S = 600
 pytestmark = pytest.mark.timeout(2 * ADD_DEADLINE_S)
 """Two engines start, one after the other."""
 
@@ -102,10 +102,10 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 @pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grown]:
+def grown(stack: Stack) -> Iterator[Grown]:
     """One base model that cannot start and one for embeddings come while the first streams."""
-    with running_stack(tmp_path_factory.mktemp("base-models")) as stack:
-        key = stack.new_key("acme")
+    try:
+        key = stack.new_key("base-models")
         client = stack.openai(key)
         before, streamed, done = stack.engine_pids(), list[str](), threading.Event()
 
@@ -116,13 +116,15 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grown]:
         with ThreadPoolExecutor() as pool, stack.api(key) as api:
             streaming = pool.submit(stream)
             too_long = ["--model", BASE_MODEL, "--engine-argument", "max_model_len=1000000"]
-            broken = pool.submit(add_base_model, stack, "broken", *too_long)
-            adding = pool.submit(add_base_model, stack, EMBEDDER, "--model", EMBEDDER)
-            wait_for((stack.repository / EMBEDDER).is_dir, "the folder")
-            listed_early = EMBEDDER in {model.id for model in client.models.list()}
-            uploaded = upload(api, "finance", example("finance"), wait_s=30)
-            added, broken_result = adding.result(), broken.result()
-            done.set()
+            try:
+                broken = pool.submit(add_base_model, stack, "broken", *too_long)
+                adding = pool.submit(add_base_model, stack, EMBEDDER, "--model", EMBEDDER)
+                wait_for((stack.repository / EMBEDDER).is_dir, "the folder")
+                listed_early = EMBEDDER in {model.id for model in client.models.list()}
+                uploaded = upload(api, "finance", example("finance"), wait_s=120)
+                added, broken_result = adding.result(), broken.result()
+            finally:
+                done.set()
             streaming.result()
         yield Grown(
             stack=stack,
@@ -134,6 +136,15 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grown]:
             added=added,
             broken=broken_result,
         )
+    finally:
+        for name in ("broken", EMBEDDER):
+            take_away(stack, name)
+
+
+def take_away(stack: Stack, name: str) -> None:
+    """Move a base model's folder out of the repository, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        (stack.repository / name).rename(stack.data / f"{name}-taken-away")
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +254,7 @@ def test_usage_is_counted_as_it_is_told(grown: Grown) -> None:
             }
         ),
         "the usage",
-        deadline_s=10,
+        deadline_s=60,
     )
     assert told.prompt_tokens == told.total_tokens > len(TEXTS)
 
@@ -256,11 +267,11 @@ def test_one_that_leaves_is_gone_and_the_others_serve(grown: Grown) -> None:
     stubs = stack.processes("triton_python_backend_stub")
     [stub] = [each for each in stubs if f"/{EMBEDDER}/" in " ".join(each.cmdline())]
     engine = [stub, *stub.children(recursive=True)]
-    (stack.repository / EMBEDDER).rename(stack.data / "staging" / "taken-away")
-    wait_for(lambda: EMBEDDER not in grown.listed(), "the end of it", deadline_s=30)
+    take_away(stack, EMBEDDER)
+    wait_for(lambda: EMBEDDER not in grown.listed(), "the end of it", deadline_s=120)
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model=EMBEDDER, input="Hello")
-    wait_for(lambda: httpx.get(ready).status_code != 200, "the unloading", deadline_s=30)
+    wait_for(lambda: httpx.get(ready).status_code != 200, "the unloading", deadline_s=120)
     wait_for(lambda: not any(map(is_alive, engine)), "the end of its processes")
     assert set(grown.streamed) == {answer(client)}
     assert stack.engine_pids() == grown.pids[0]
