@@ -24,6 +24,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, read_lora_map
 from engine.adapter_table import AdapterTable, UnknownAdapterError
+from engine.channels import Responder
 from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
 from engine.handover import HandoverServer
 from engine.native_answer import NativeAnswer
@@ -31,7 +32,6 @@ from engine.native_generation import SAMPLING_TYPES, generate_text, sampling_par
 from engine.native_request import NativeRequestError, Tensors, parse_native_request
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.responses import Failure
-from engine.token_usage import TokenUsage
 from engine.worker_extension import HELD_ADAPTERS, SPARE_BASE_MODEL
 
 log = logging.getLogger(__name__)
@@ -40,18 +40,6 @@ log = logging.getLogger(__name__)
 LOOK_PERIOD_S = 1.0
 """How often vLLM is asked where the adapters are, at most. With 64 adapters an answer takes 0.6 ms,
 or a step of the engine while it is busy; asked ten times a second, streams were no slower."""
-
-
-class Responder(Protocol):
-    """Where a request's response goes."""
-
-    def write(
-        self, body: bytes, *, http_status: int | None = None, usage: TokenUsage | None = None
-    ) -> None:
-        """Send bytes, and what the request has used; the status goes with the first bytes."""
-
-    def finish(self) -> None:
-        """Say that nothing more will come."""
 
 
 class NativeResponder(Protocol):
@@ -151,7 +139,6 @@ class BaseEngine:
             responder.write(_error(f"The request can't be read: {error}", None), http_status=400)
         finally:
             self._in_flight -= 1
-            responder.finish()
 
     async def answer_native(
         self, tensors: Tensors, parameters: str, responder: NativeResponder
@@ -179,8 +166,8 @@ class BaseEngine:
     async def _answer_native(
         self, tensors: Tensors, parameters: str, responder: NativeResponder
     ) -> None:
-        if ("text_input" in tensors) is ("openai_request" in tensors):
-            raise NativeRequestError("text_input: one of it and openai_request must be there")
+        if "text_input" not in tensors or "openai_request" in tensors:
+            raise NativeRequestError("text_input: it must be there, and no openai_request")
         request = parse_native_request(tensors, parameters, sampling_types=SAMPLING_TYPES)
         if "generate" not in await self._engine.get_supported_tasks():
             raise NativeRequestError("text_input: this model makes embeddings, not text")
