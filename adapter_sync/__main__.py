@@ -59,13 +59,8 @@ def run(control: str) -> int:
     if lock is None:
         print("adapter_sync: another one runs on this data folder", file=sys.stderr)
         return 1
+    kind = PollControl if control == "poll" else ExplicitControl
     url = f"{settings.triton_host}:{settings.triton_http_port}"
-    repository = settings.model_repository.resolve()
-    triton = (
-        PollControl(url, headers=settings.triton_headers)
-        if control == "poll"
-        else ExplicitControl(url, repository=repository, headers=settings.triton_headers)
-    )
     blobs = FolderBlobStore(settings.blobs_folder)
     try:
         registry = Registry.open(settings.registry_url, tiers)
@@ -92,11 +87,11 @@ def run(control: str) -> int:
             registry=registry,
             blobs=blobs,
             folders=Folders(
-                repository=repository,
+                repository=settings.model_repository.resolve(),
                 staging=settings.staging_folder,
                 models=settings.lora_models_dir.resolve(),
             ),
-            control=triton,
+            control=kind(url, headers=settings.triton_headers),
             loader=None if control == "poll" else BaseModelLoader(GrpcRepository.of(settings)),
             stopping=stopping,
         )

@@ -28,7 +28,6 @@ class EngineStatus:
     `revision` is None while it is not running. Once `settled_revision` is a map's, all of that map
     has been applied, and `adapters` may leave out those of it that are simply on the disk.
     `max_loras` are its slots, and `held` is how many adapters it has in them and in its memory.
-    `folder` is the companion's as Triton sees it; empty when it did not tell.
     """
 
     companion_revision: int
@@ -39,7 +38,6 @@ class EngineStatus:
     in_flight: int = 0
     max_loras: int = 0
     held: int = 0
-    folder: str = ""
 
     def adapter(self, lora_name: str, revision: int) -> EngineAdapter | None:
         """One adapter of the map of that revision; None while the engine does not know it yet."""

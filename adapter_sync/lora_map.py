@@ -16,9 +16,6 @@ from typing import NamedTuple
 
 LORA_MAP_FILE = "lora_map.json"
 COMPANION_SUFFIX = "-adapters"
-COMPANION_FILES = ("1/model.py", f"1/{LORA_MAP_FILE}")
-FOLDER_PARAMETER = "folder"
-"""In a companion's configuration: its own folder, when Triton has loaded it from another place."""
 STATUS_QUERY = "status"
 """What a companion is asked by adapter_sync, which knows the adapters itself."""
 

@@ -7,22 +7,16 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/pro
 
 import json
 import time
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import structlog
-
 from adapter_sync.engine_status import EngineAdapter, EngineStatus
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
-from adapter_sync.lora_map import COMPANION_FILES, FOLDER_PARAMETER, STATUS_QUERY
-
-log = structlog.get_logger()
+from adapter_sync.lora_map import STATUS_QUERY
 
 LOAD_DEADLINE_S = 120.0
 STATUS_DEADLINE_S = 30.0
@@ -52,62 +46,29 @@ class TritonControl(Protocol):
 class ExplicitControl:
     """`--model-control-mode=explicit`: the load call is the commit.
 
-    Where `repository` is given, the call brings the companion's few files along: Triton would look
-    at every adapter's files otherwise, to see whether anything changed.
     https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_management.md
-    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
     """
 
     def __init__(
         self,
         url: str,
         *,
-        repository: Path | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         load_deadline_s: float = LOAD_DEADLINE_S,
         status_deadline_s: float = STATUS_DEADLINE_S,
     ) -> None:
         self._server = _Server(url=url, headers=headers)
-        self._repository = repository
-        self._folders: dict[str, str] = {}
         self._load_deadline_s = load_deadline_s
         self._status_deadline_s = status_deadline_s
 
     def commit(self, companion: str, revision: int) -> None:  # noqa: ARG002
         """Load the companion anew; the earlier one serves until this one has handed over."""
-        folder = self._folders.get(companion)
-        if self._repository is not None and folder:
-            try:
-                self._load(companion, self._files(self._repository / companion, companion, folder))
-            except TritonRefusedError as error:
-                # It may have no place to put files to.
-                log.warning("companion.files_refused", companion=companion, error=str(error))
-            else:
-                return
-        self._load(companion, {})
+        path = f"/v2/repository/models/{companion}/load"
+        _checked(_call(self._server, "POST", path, deadline_s=self._load_deadline_s))
 
     def status(self, companion: str) -> EngineStatus | None:
         """How the adapters fare."""
-        status = _status(self._server, companion, self._status_deadline_s)
-        self._folders[companion] = "" if status is None else status.folder
-        return status
-
-    def _load(self, companion: str, parameters: Mapping[str, str]) -> None:
-        body = json.dumps({"parameters": parameters}).encode()
-        path = f"/v2/repository/models/{companion}/load"
-        _checked(_call(self._server, "POST", path, body, deadline_s=self._load_deadline_s))
-
-    def _files(self, model: Path, companion: str, folder: str) -> dict[str, str]:
-        """What Triton is to load instead of what it finds; the companion is told its own folder."""
-        path = f"/v2/models/{companion}/config"
-        config = json.loads(
-            _checked(_call(self._server, "GET", path, deadline_s=self._load_deadline_s))
-        )
-        config.setdefault("parameters", {})[FOLDER_PARAMETER] = {"string_value": folder}
-        return {"config": json.dumps(config)} | {
-            f"file:{name}": b64encode((model / name).read_bytes()).decode()
-            for name in COMPANION_FILES
-        }
+        return _status(self._server, companion, self._status_deadline_s)
 
 
 class PollControl:
@@ -187,7 +148,6 @@ def _engine_status(document: Mapping[str, Any]) -> EngineStatus:
         in_flight=base.get("in_flight", 0),
         max_loras=base.get("max_loras", 0),
         held=base.get("held", 0),
-        folder=document["folder"],
     )
 
 

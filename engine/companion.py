@@ -16,7 +16,6 @@ import triton_python_backend_utils as pb_utils
 
 from adapter_sync.lora_map import (
     COMPANION_SUFFIX,
-    FOLDER_PARAMETER,
     STATUS_QUERY,
     parse_lora_map,
     read_lora_map_text,
@@ -33,13 +32,11 @@ class TritonPythonModel:
         A base model that is not there yet reads the map itself when it starts. A map that can't
         be read fails the load, and the earlier one goes on serving.
         """
-        found = Path(args["model_repository"]).resolve() / args["model_version"]
-        parameters = json.loads(args["model_config"])["parameters"]
-        told = parameters.get(FOLDER_PARAMETER)
-        folder = self._folder = found if told is None else Path(told["string_value"])
-        base_model = folder.parent.name.removesuffix(COMPANION_SUFFIX)
-        self._socket = socket_path(folder.parent.parent, base_model)
-        text = read_lora_map_text(found)
+        model_folder = Path(args["model_repository"]).resolve()
+        folder = model_folder / args["model_version"]
+        base_model = model_folder.name.removesuffix(COMPANION_SUFFIX)
+        self._socket = socket_path(model_folder.parent, base_model)
+        text = read_lora_map_text(folder)
         self._lora_map = parse_lora_map(text)
         self._base_model = base_model
         try:
@@ -61,11 +58,7 @@ class TritonPythonModel:
             status: Mapping[str, Any] | None = ask(self._socket, {})
         except HandoverError:
             status = None
-        document: dict[str, Any] = {
-            "revision": self._lora_map.revision,
-            "folder": str(self._folder),
-            "base_model": status,
-        }
+        document: dict[str, Any] = {"revision": self._lora_map.revision, "base_model": status}
         if query != STATUS_QUERY:
             document["adapters"] = self._adapters(status)
         tensor = pb_utils.Tensor(

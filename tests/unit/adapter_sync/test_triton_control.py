@@ -4,7 +4,6 @@ import json
 import socket
 import threading
 import time
-from base64 import b64decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,10 +32,6 @@ BASE = {
 }
 
 
-STATUS = {"revision": 5, "folder": f"/models/{COMPANION}/1", "base_model": BASE}
-CONFIG = {"name": COMPANION, "backend": "python", "parameters": {}}
-
-
 @dataclass(slots=True)
 class Triton:
     """What the server answers, as Triton 2.51 was seen to."""
@@ -45,12 +40,9 @@ class Triton:
     ready: int = 200
     load: tuple[int, bytes] = (200, b"")
     infer: Callable[[str], tuple[int, bytes]] = field(
-        default_factory=lambda: lambda _: status_answer(STATUS)
+        default_factory=lambda: lambda _: status_answer({"revision": 5, "base_model": BASE})
     )
-    refuses_files: bool = False
     calls: list[str] = field(default_factory=list)
-    loads: list[dict[str, str]] = field(default_factory=list)
-    """The parameters of each."""
 
 
 def status_answer(document: object) -> tuple[int, bytes]:
@@ -67,18 +59,13 @@ def triton() -> Iterator[Triton]:
 
         def do_GET(self) -> None:
             told.calls.append(f"GET {self.path}")
-            self.answer(told.ready, json.dumps(CONFIG).encode() if "config" in self.path else b"")
+            self.answer(told.ready, b"")
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             told.calls.append(f"POST {self.path}")
             model = self.path.split("/")[-2]
-            if self.path.endswith("/load"):
-                told.loads.append(parameters := json.loads(body)["parameters"])
-                refused = 400, b'{"error": "failed to create a temporary folder"}'
-                self.answer(*(refused if parameters and told.refuses_files else told.load))
-            else:
-                self.answer(*told.infer(model))
+            self.answer(*(told.load if self.path.endswith("/load") else told.infer(model)))
 
         def answer(self, status: int, body: bytes) -> None:
             self.send_response(status)
@@ -145,53 +132,6 @@ def test_a_commit_loads_the_companion(triton: Triton) -> None:
     assert triton.calls == [f"POST /v2/repository/models/{COMPANION}/load"]
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """One with the companion's files in it."""
-    (tmp_path / COMPANION / "1").mkdir(parents=True)
-    (tmp_path / COMPANION / "1" / "model.py").write_text("class TritonPythonModel: ...")
-    (tmp_path / COMPANION / "1" / "lora_map.json").write_text('{"revision": 5, "adapters": []}')
-    return tmp_path
-
-
-def test_a_commit_brings_the_files_along_when_the_companion_told_where_it_is(
-    triton: Triton, repository: Path
-) -> None:
-    control = ExplicitControl(triton.url, repository=repository)
-    control.commit(COMPANION, 5)
-    control.status(COMPANION)
-    control.commit(COMPANION, 5)
-    without, parameters = triton.loads
-    assert without == {}
-    folder = {"folder": {"string_value": f"/models/{COMPANION}/1"}}
-    assert json.loads(parameters.pop("config")) == CONFIG | {"parameters": folder}
-    assert {name: b64decode(content).decode() for name, content in parameters.items()} == {
-        "file:1/model.py": "class TritonPythonModel: ...",
-        "file:1/lora_map.json": '{"revision": 5, "adapters": []}',
-    }
-
-
-def test_a_companion_that_is_gone_is_loaded_from_where_triton_finds_it(
-    triton: Triton, repository: Path
-) -> None:
-    control = ExplicitControl(triton.url, repository=repository)
-    control.status(COMPANION)
-    triton.ready = 400
-    control.status(COMPANION)
-    control.commit(COMPANION, 5)
-    assert triton.loads == [{}]
-
-
-def test_a_triton_that_can_not_take_files_reads_them_itself(
-    triton: Triton, repository: Path
-) -> None:
-    triton.refuses_files = True
-    control = ExplicitControl(triton.url, repository=repository)
-    control.status(COMPANION)
-    control.commit(COMPANION, 5)
-    assert [bool(each) for each in triton.loads] == [True, False]
-
-
 def test_the_status_is_what_the_companion_tells(triton: Triton) -> None:
     found = ExplicitControl(triton.url).status(COMPANION)
     assert found is not None
@@ -209,7 +149,7 @@ def test_a_companion_that_triton_does_not_have_is_none(triton: Triton) -> None:
 
 
 def test_a_companion_without_its_base_model_tells_its_own_revision(triton: Triton) -> None:
-    triton.infer = lambda _: status_answer(STATUS | {"base_model": None})
+    triton.infer = lambda _: status_answer({"revision": 5, "base_model": None})
     found = ExplicitControl(triton.url).status(COMPANION)
     assert found is not None
     assert (found.companion_revision, found.revision) == (5, None)
@@ -218,7 +158,7 @@ def test_a_companion_without_its_base_model_tells_its_own_revision(triton: Trito
 
 def test_a_base_model_whose_engine_died_has_no_say_about_adapters(triton: Triton) -> None:
     """It calls every adapter failed, which would be final."""
-    triton.infer = lambda _: status_answer(STATUS | {"base_model": BASE | {"alive": False}})
+    triton.infer = lambda _: status_answer({"revision": 5, "base_model": BASE | {"alive": False}})
     found = ExplicitControl(triton.url).status(COMPANION)
     assert found is not None
     assert found.revision is None
@@ -254,7 +194,7 @@ def test_a_companion_whose_process_died_is_a_refusal(triton: Triton) -> None:
         (200, b'{"outputs": [{"data": []}]}'),
         status_answer([]),
         status_answer({"revision": 1}),
-        status_answer(STATUS | {"base_model": {"alive": True}}),
+        status_answer({"revision": 1, "base_model": {"alive": True}}),
     ],
 )
 def test_an_answer_that_is_no_status_is_a_refusal(
@@ -299,7 +239,7 @@ def test_a_triton_that_dies_as_it_answers_is_unavailable(call: Call, payload: by
 
 def test_threads_get_their_own_answers_and_no_connection_is_left(triton: Triton) -> None:
     triton.infer = lambda model: status_answer(
-        STATUS | {"revision": int(model.removeprefix("m")), "base_model": None}
+        {"revision": int(model.removeprefix("m")), "base_model": None}
     )
     control = ExplicitControl(triton.url)
 
@@ -332,7 +272,7 @@ def counting_up(refusals: int = 0) -> Callable[[str], tuple[int, bytes]]:
         revision = next(revisions)
         if revision < 0:
             return 500, b'{"error": "Stub process is not healthy."}'
-        return status_answer(STATUS | {"revision": revision, "base_model": None})
+        return status_answer({"revision": revision, "base_model": None})
 
     return infer
 
