@@ -31,7 +31,7 @@ from engine.native_request import NativeRequestError, Tensors, parse_native_requ
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.responses import Failure
 from engine.token_usage import TokenUsage
-from engine.worker_extension import HELD_ADAPTERS, SPARE_BASE_MODEL
+from engine.worker_extension import GROUP_ADAPTERS, HELD_ADAPTERS
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class BaseEngine:
         app = await OpenAIApp.create(engine, arguments)
         lora = engine.vllm_config.lora_config
         if lora:
-            await engine.collective_rpc(SPARE_BASE_MODEL)
+            await engine.collective_rpc(GROUP_ADAPTERS)
         table = lora and AdapterTable(
             engine,
             lora_requests=app.lora_requests,
