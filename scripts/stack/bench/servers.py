@@ -80,14 +80,16 @@ def running_servers(
 
 
 @contextlib.contextmanager
-def running_vllm_peer(folder: Path, adapters: Sequence[str]) -> Iterator[Server]:
+def running_vllm_peer(
+    folder: Path, adapters: Sequence[str], *, model_json: Path = MODEL_JSON
+) -> Iterator[Server]:
     """VLLM's own server. Raises ChildError."""
     named = {f"{BASE_MODEL}:{name}": example(number) for number, name in enumerate(adapters)}
     with running_vllm(
         folder,
-        model_json=MODEL_JSON,
+        model_json=model_json,
         adapters=named,
-        environment={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},  # for hot_load.py
+        environment={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},  # for hot_load
     ) as server:
         yield Server(
             name="vllm",
@@ -154,6 +156,7 @@ class Installation:
     def __init__(self, folder: Path) -> None:
         self.settings = settings_below(folder)
         self.url = f"http://127.0.0.1:{self.settings.gateway_port}"
+        self.log = folder / "serve.log"
         self.key = ""
         self._roots: list[psutil.Process] = []
 
@@ -164,7 +167,7 @@ class Installation:
         environment = {"LORA_HOME": str(ROOT), **environment_of(settings)}
         with running(
             [sys.executable, "-P", "-m", "stack.serve"],
-            log=settings.lora_data_dir.parent / "serve.log",
+            log=self.log,
             environment=environment,
             is_ready=lambda: answers(f"{self.url}/health/ready"),
         ) as process:
