@@ -89,7 +89,8 @@ def running_vllm_peer(
         folder,
         model_json=model_json,
         adapters=named,
-        environment={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},  # for hot_load
+        # For hot_load: adapters by request, and calls into the worker.
+        environment={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1"},
     ) as server:
         yield Server(
             name="vllm",

@@ -1,7 +1,9 @@
 """How long a new adapter takes from its upload's last byte to its first token.
 
 The floor is what can't be left out: copying the file, hashing it, and vLLM's own loading. Both
-engines have the largest adapter's rank, which those of the other scenarios do not.
+engines have the largest adapter's rank, which those of the other scenarios do not, and for once
+the same kernels: with vLLM's own a step takes seconds at that rank, also for the base model, and
+every load would wait for the end of one.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from engine.worker_extension import GROUP_ADAPTERS, WORKER_EXTENSION
 from stack.bench.figures import HotLoad
 from stack.bench.hot_load.adapter import Adapter, write_adapter, write_base_model
 from stack.bench.hot_load.streams import running_streams
@@ -64,11 +67,15 @@ def hot_loads(sizes_mb: Sequence[int], rounds: int, folder: Path) -> Iterator[Ho
 @contextlib.contextmanager
 def _running_servers(sizes_mb: Sequence[int], folder: Path) -> Iterator[_Servers]:
     installation = Installation(folder / "ours")
-    model_json = write_base_model(installation.settings.model_repository, sizes_mb)
+    write_base_model(installation.settings.model_repository, sizes_mb)
+    extension = {"worker_extension_cls": WORKER_EXTENSION}
+    model_json = write_base_model(folder / "vllm" / "model_repository", sizes_mb, extension)
     with (
         running_vllm_peer(folder / "vllm", [], model_json=model_json) as vllm,
         installation.running(),
     ):
+        rpc = f"{vllm.target.base_url}/collective_rpc"
+        httpx.post(rpc, json={"method": GROUP_ADAPTERS}, timeout=WITHIN_S).raise_for_status()
         servers = _Servers(installation=installation, ours=installation.server([]), vllm=vllm)
         _warm_up(servers, folder / "warm-up")
         yield servers

@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -66,10 +67,12 @@ def rank_of(size_mb: int) -> int:
     return max(1, round(size_mb * 1e6 / bytes_a_rank))
 
 
-def write_base_model(repository: Path, sizes_mb: Sequence[int]) -> Path:
+def write_base_model(
+    repository: Path, sizes_mb: Sequence[int], more: Mapping[str, str] = MappingProxyType({})
+) -> Path:
     """The default base model with an engine that takes adapters of these sizes; its model.json.
 
-    Raises StopIteration when one is too large for any.
+    `more` are further arguments of vLLM. Raises StopIteration when one is too large for any.
     """
     folder = repository / BASE_MODEL
     shutil.copytree(MODEL_JSON.parent.parent, folder)
@@ -79,6 +82,7 @@ def write_base_model(repository: Path, sizes_mb: Sequence[int]) -> Path:
         "max_lora_rank": next(each for each in MAX_LORA_RANKS if each >= rank),
         "max_loras": MAX_LORAS,
         "max_cpu_loras": MAX_CPU_LORAS,
+        **more,
     }
     model_json.write_text(json.dumps(arguments), encoding="utf-8")
     return model_json
