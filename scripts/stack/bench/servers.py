@@ -16,7 +16,7 @@ import psutil
 from adapter_sync.registry import Registry
 from stack.bench.client import GENERATE_STREAM, Target
 from stack.bench.scenarios import ADAPTERS
-from stack.child import answers, running
+from stack.child import all_at_once, answers, running
 from stack.installation import ROOT, environment_of, free_ports, settings_below
 from stack.vllm_server import running_vllm
 
@@ -63,16 +63,19 @@ def running_servers(
     Those that wait for their turn use no CPU: an idle engine sleeps.
     """
     adapters = adapter_names(scenarios)
-    servers = {}
-    with contextlib.ExitStack() as stack:
-        if {"vllm", "litellm"} & set(names):
-            vllm = stack.enter_context(running_vllm_peer(folder / "vllm", adapters))
+    servers: dict[str, Server] = {}
+    installation = Installation(folder / "ours")
+    engines = {}
+    if {"vllm", "litellm"} & set(names):
+        engines["vllm"] = running_vllm_peer(folder / "vllm", adapters)
+    if {"ours", "triton"} & set(names):
+        engines["ours"] = installation.running()
+    with all_at_once(engines) as started, contextlib.ExitStack() as stack:
+        if vllm := started.get("vllm"):
             servers["vllm"] = vllm
             if "litellm" in names:
                 servers["litellm"] = stack.enter_context(running_litellm(folder / "litellm", vllm))
-        if {"ours", "triton"} & set(names):
-            installation = Installation(folder / "ours")
-            stack.enter_context(installation.running())
+        if "ours" in started:
             ids = [installation.upload(name, example(i)) for i, name in enumerate(adapters)]
             servers["ours"] = installation.server(adapters)
             servers["triton"] = installation.triton(ids)
@@ -162,7 +165,7 @@ class Installation:
         self._roots: list[psutil.Process] = []
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> Iterator[Server]:
         """scripts/serve, ready, with a tenant whose key is kept. Raises ChildError."""
         settings = self.settings
         environment = {"LORA_HOME": str(ROOT), **environment_of(settings)}
@@ -174,7 +177,7 @@ class Installation:
         ) as process:
             self._roots = [process]
             self.key = self._new_key()
-            yield
+            yield self.server([])
 
     def _new_key(self) -> str:
         registry = Registry.open(self.settings.registry_url)

@@ -23,6 +23,7 @@ from stack.bench.hot_load.adapter import Adapter, write_adapter, write_base_mode
 from stack.bench.hot_load.streams import running_streams
 from stack.bench.hot_load.upload import upload_and_ask
 from stack.bench.servers import Installation, Server, running_vllm_peer
+from stack.child import all_at_once
 
 WITHIN_S = 300
 LOADS = ("idle", "busy")
@@ -70,13 +71,14 @@ def _running_servers(sizes_mb: Sequence[int], folder: Path) -> Iterator[_Servers
     write_base_model(installation.settings.model_repository, sizes_mb)
     extension = {"worker_extension_cls": WORKER_EXTENSION}
     model_json = write_base_model(folder / "vllm" / "model_repository", sizes_mb, extension)
-    with (
-        running_vllm_peer(folder / "vllm", [], model_json=model_json) as vllm,
-        installation.running(),
-    ):
-        rpc = f"{vllm.target.base_url}/collective_rpc"
+    engines = {
+        "ours": installation.running(),
+        "vllm": running_vllm_peer(folder / "vllm", [], model_json=model_json),
+    }
+    with all_at_once(engines) as started:
+        rpc = f"{started['vllm'].target.base_url}/collective_rpc"
         httpx.post(rpc, json={"method": GROUP_ADAPTERS}, timeout=WITHIN_S).raise_for_status()
-        servers = _Servers(installation=installation, ours=installation.server([]), vllm=vllm)
+        servers = _Servers(installation=installation, **started)
         _warm_up(servers, folder / "warm-up")
         yield servers
 
@@ -85,7 +87,7 @@ def _warm_up(servers: _Servers, folder: Path) -> None:
     """A load that doesn't count: what is imported and compiled at the first one is."""
     adapter = write_adapter(folder, 1)
     _our_load(servers, adapter, "idle", "warm-up")
-    _their_load(servers.vllm, adapter, "idle", folder / "copy")
+    _their_load(servers.vllm, adapter, "idle", folder.with_name("warm-up-copy"))
 
 
 def _our_load(servers: _Servers, adapter: Adapter, load: str, name: str) -> _Timed:
