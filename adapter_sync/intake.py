@@ -6,6 +6,7 @@ Synchronous and thread-safe; the gateway calls it in a thread.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -79,9 +80,11 @@ class Intake:
         check_adapter_name(name)
         base = self._registry.base_model_for_adapters(base_model, tenant)
         size_bytes = _check_size(files.weights, self._registry.tiers.of(tenant))
+        began = time.monotonic()
         facts = check_adapter(
             files.weights, config=files.config, lora_alpha=files.lora_alpha, base=base
         )
+        checked = time.monotonic()
         served_config = _config_bytes(facts)
         revision = _revision(
             facts,
@@ -111,6 +114,8 @@ class Intake:
             revision=adapter.revision.number,
             rank=revision.rank,
             size_bytes=size_bytes,
+            check_s=round(checked - began, 3),
+            store_s=round(time.monotonic() - checked, 3),
         )
         return adapter
 

@@ -26,13 +26,13 @@ from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, 
 from engine.adapter_table import AdapterTable, UnknownAdapterError
 from engine.channels import Responder
 from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
-from engine.handover import HandoverServer
+from engine.handover_server import HandoverServer
 from engine.native_answer import NativeAnswer
 from engine.native_generation import SAMPLING_TYPES, generate_text, sampling_params
 from engine.native_request import NativeRequestError, Tensors, parse_native_request
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.responses import Failure
-from engine.worker_extension import HELD_ADAPTERS, SPARE_BASE_MODEL
+from engine.worker_extension import GROUP_ADAPTERS, HELD_ADAPTERS
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,9 @@ class BaseEngine:
         self._app = app
         self._table = table
         self._handover: HandoverServer | None = None
+        # They stay the same as long as the engine lives; finding them reads every process of the
+        # machine.
+        self._pids = _process_ids()
         self._in_flight = 0
         self._looking: asyncio.Task[None] | None = None
 
@@ -91,7 +94,7 @@ class BaseEngine:
         app = await OpenAIApp.create(engine, arguments)
         lora = engine.vllm_config.lora_config
         if lora:
-            await engine.collective_rpc(SPARE_BASE_MODEL)
+            await engine.collective_rpc(GROUP_ADAPTERS)
         table = lora and AdapterTable(
             engine,
             lora_requests=app.lora_requests,
@@ -191,13 +194,11 @@ class BaseEngine:
     def _known_name(self, name: str) -> str:
         return self._table.named(name) if self._table is not None else name
 
-    async def status(self) -> Mapping[str, Any]:
+    def status(self) -> Mapping[str, Any]:
         """The adapters' states, the engine's limits and its processes, as JSON's types.
 
         Of the adapters only those that are not simply on the disk: see TableStatus.
         """
-        # It reads every process of the machine: not on the loop that the streams run on.
-        pids = await asyncio.to_thread(_process_ids)
         lora = self._engine.vllm_config.lora_config
         table = self._table.status() if self._table else None
         return {
@@ -222,7 +223,7 @@ class BaseEngine:
             "max_model_len": self._engine.model_config.max_model_len,
             "max_lora_rank": lora.max_lora_rank if lora else 0,
             "max_loras": lora.max_loras if lora else 0,
-            "pids": pids,
+            "pids": self._pids,
         }
 
     async def _look_at_adapters(self, table: AdapterTable[LoRARequest]) -> None:
@@ -246,7 +247,7 @@ class BaseEngine:
             lora_map = await asyncio.to_thread(parse_lora_map, question["lora_map"])
             await self._table.apply(lora_map, folder)
             return {}
-        return await self.status()
+        return self.status()
 
     async def _answer(self, request: _EngineRequest, responder: Responder) -> None:
         begun = False

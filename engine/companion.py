@@ -7,6 +7,7 @@ instance's after the new one's `initialize()`.
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ class TritonPythonModel:
         text = read_lora_map_text(folder)
         self._lora_map = parse_lora_map(text)
         self._base_model = base_model
+        revision, began = self._lora_map.revision, time.monotonic()
         try:
             ask(self._socket, {"lora_map": text, "folder": str(folder)})
         except HandoverError as error:
-            pb_utils.Logger.log_info(
-                f"lora_map.deferred revision={self._lora_map.revision}: {error}"
-            )
+            pb_utils.Logger.log_info(f"lora_map.deferred revision={revision}: {error}")
+        else:
+            took_s = time.monotonic() - began
+            pb_utils.Logger.log_info(f"lora_map.handed_over {revision=} {took_s=:.3f}")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request with the base model's status and with what it may be asked for.

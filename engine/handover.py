@@ -1,23 +1,18 @@
 """The way from the companion to its base model: one JSON question and answer per connection.
 
 A Unix socket, because calls between Triton's models (BLS) do not work inside `initialize()`.
-Both ends find it by the repository's path. Imports nothing of vllm.
+Both ends find it by the repository's path. Imports nothing of vllm, nor asyncio: each commit of a
+lora map starts a companion anew, which waits for these imports.
 """
 
-import asyncio
-import contextlib
 import hashlib
 import json
-import logging
 import os
 import socket
 import stat
-import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-log = logging.getLogger(__name__)
 
 Answer = Mapping[str, Any]
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -35,7 +30,7 @@ def socket_path(repository: Path, base_model: str) -> Path:
     Raises HandoverError when the folder can't be made or belongs to another user.
     """
     configured = os.environ.get("LORA_SOCKET_DIR")
-    folder = Path(configured or Path(tempfile.gettempdir()) / f"lora-server-{os.getuid()}")
+    folder = Path(configured) if configured else _folder_of_this_user()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -67,41 +62,7 @@ def ask(path: Path, question: Mapping[str, Any]) -> Answer:
     return answer
 
 
-class HandoverServer:
-    """The base model's end."""
+def _folder_of_this_user() -> Path:
+    import tempfile  # it takes a companion a while, and is rarely needed
 
-    def __init__(self, path: Path, answer: Callable[[Answer], Awaitable[Answer]]) -> None:
-        self._path = path
-        self._answer = answer
-        self._server: asyncio.Server | None = None
-        self._inode: int | None = None
-
-    async def start(self) -> None:
-        """Listen; takes over from an earlier instance of the same base model."""
-        self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(
-            self._serve, path=os.fspath(self._path), limit=MAX_MESSAGE_BYTES
-        )
-        self._path.chmod(0o600)
-        self._inode = self._path.stat().st_ino
-
-    async def stop(self) -> None:
-        """Stop listening, and remove the socket unless a newer instance has put its own there."""
-        if self._server is not None:
-            self._server.close()
-        with contextlib.suppress(FileNotFoundError):
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one question; whoever asked what can't be answered sees the connection end."""
-        with contextlib.closing(writer):
-            try:
-                if (line := await reader.readline()).endswith(b"\n"):
-                    answer = await self._answer(json.loads(line))
-                    writer.write(json.dumps(answer).encode() + b"\n")
-                    await writer.drain()
-            except ConnectionError:
-                log.info("handover.abandoned")
-            except Exception:
-                log.exception("handover.failed")
+    return Path(tempfile.gettempdir()) / f"lora-server-{os.getuid()}"

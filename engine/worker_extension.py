@@ -1,19 +1,16 @@
 """What is added to vLLM's worker: it tells which adapters it holds, and keeps them to their own.
 
-Runs in each of vLLM's worker processes (`worker_extension_cls`) and imports nothing of the project,
-so that a worker takes no longer to start. Called through `AsyncLLM.collective_rpc`.
+Runs in each of vLLM's worker processes (`worker_extension_cls`) and imports nothing of the project
+but `cpu_lora`, so that a worker takes no longer to start. Called through
+`AsyncLLM.collective_rpc`.
 """
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 WORKER_EXTENSION = f"{__name__}.AdapterWorker"
 HELD_ADAPTERS = "held_adapters"
-SPARE_BASE_MODEL = "spare_base_model"
+GROUP_ADAPTERS = "group_adapters"
 """The methods' names, for collective_rpc."""
-
-Shrink = Callable[..., None]
 
 
 class AdapterWorker:
@@ -30,30 +27,15 @@ class AdapterWorker:
         slots = manager._adapter_manager.lora_index_to_id  # noqa: SLF001 - vLLM has no other way
         return sorted(each for each in slots if each is not None), sorted(manager.list_adapters())
 
-    def spare_base_model(self) -> None:
-        """Have the CPU's kernels leave out the tokens of requests without an adapter.
+    def group_adapters(self) -> None:
+        """Have the CPU compute adapter by adapter; a GPU's kernels do so themselves."""
+        from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-        vLLM marks them with the index -1, and its CPU kernels take that for the last slot: beside
-        requests of adapters the base model answers with the weights of whatever adapter is in
-        there (https://github.com/vllm-project/vllm/pull/48421). Its GPU kernels leave them out.
-        """
-        from vllm.lora.ops.torch_ops import lora_ops
-        from vllm.lora.punica_wrapper import punica_cpu
+        from engine.cpu_lora import GroupedPunicaWrapper
 
-        # The one for prompts calls the one in its own module. The other half of an adapter is
-        # applied to what these leave, and nothing times anything is nothing.
-        lora_ops.bgmv_shrink = punica_cpu.bgmv_shrink = without_base_model(lora_ops.bgmv_shrink)
-
-
-def without_base_model(bgmv_shrink: Shrink) -> Shrink:
-    """The kernel `output = scaling * inputs @ A`, 0 in the rows whose index is negative.
-
-    inputs (tokens, in), lora_a (slots, 1, rank, in), output (tokens, rank), indices (tokens).
-    """
-
-    @wraps(bgmv_shrink)
-    def shrink(inputs: Any, lora_a: Any, output: Any, indices: Any, scaling: float = 1.0) -> None:
-        bgmv_shrink(inputs, lora_a, output, indices, scaling)
-        output.masked_fill_((indices < 0).unsqueeze(1), 0)
-
-    return shrink
+        manager = self.model_runner.lora_manager._adapter_manager  # noqa: SLF001 - as above
+        for wrapper in manager.punica_wrapper_mapping.values():
+            if type(wrapper) is PunicaWrapperCPU:
+                wrapper.__class__ = GroupedPunicaWrapper
+        # Or the first step would be taken to be grouped if it looked as the last one did.
+        manager._last_mapping = None  # noqa: SLF001

@@ -17,6 +17,7 @@ from streaming_form_data.targets import BaseTarget
 
 from adapter_sync.errors import AdapterTooLargeError
 from adapter_sync.record import ADAPTER_NAME
+from adapter_sync.sources.write_back import WriteBack
 from adapter_sync.tiers import Tier
 from gateway.errors import InvalidRequestError
 from gateway.limits import Limits
@@ -197,6 +198,7 @@ class _FileField(_Field):
         self._tier = tier
         self._hash = sha256()
         self._file: BinaryIO | None = None
+        self._target: WriteBack | None = None
 
     @property
     def sha256(self) -> str:
@@ -205,14 +207,15 @@ class _FileField(_Field):
     def on_start(self) -> None:
         super().on_start()
         self._file = self._path.open("wb")
+        self._target = WriteBack(self._file)
 
     def take(self, chunk: bytes) -> None:
         if self.size_bytes > self._tier.max_adapter_bytes:
             raise AdapterTooLargeError(
                 limit_bytes=self._tier.max_adapter_bytes, tier=self._tier.name
             )
-        if self._file is not None:
-            self._file.write(chunk)
+        if self._target is not None:
+            self._target.write(chunk)
         self._hash.update(chunk)
 
     def on_finish(self) -> None:

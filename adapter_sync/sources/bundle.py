@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from adapter_sync.errors import AdapterTooLargeError, InvalidAdapterError
 from adapter_sync.sources.files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles
+from adapter_sync.sources.write_back import WriteBack
 from adapter_sync.sources.zip_file import Entry, is_zip, read_entries, unpack
 from adapter_sync.tiers import Tier
 from adapter_sync.validation.config import MAX_CONFIG_BYTES
@@ -158,7 +159,8 @@ def _unpack_weights(file: BinaryIO, entry: Entry, weights: Path, tier: Tier) -> 
     if entry.size_bytes > tier.max_adapter_bytes:
         raise AdapterTooLargeError(limit_bytes=tier.max_adapter_bytes, tier=tier.name)
     digest = sha256()
-    with weights.open("wb") as target:
+    with weights.open("wb") as opened:
+        target = WriteBack(opened)
         for piece in unpack(file, entry):
             digest.update(piece)
             target.write(piece)

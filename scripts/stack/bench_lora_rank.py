@@ -1,8 +1,8 @@
 """What an engine's max_lora_rank costs: requests with an adapter against requests without.
 
-On the CPU vLLM's LoRA kernel gathers the padded rank for every token, so the figure that the
-engine was started with counts, not the adapter's own. Each rank gets an engine of its own; the
-ratios are taken within one engine, in one run.
+On the CPU an adapter is computed with its rank padded to the figure that the engine was started
+with. Each rank gets an engine of its own, with this project's kernels (engine/cpu_lora.py) or
+vLLM's own; the ratios are taken within one engine, in one run.
 """
 
 import argparse
@@ -29,16 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", default=str(ROOT / ".runtime/models/smollm2-135m-instruct"))
     parser.add_argument("--adapter", default=str(ROOT / "examples/finance/adapter"))
+    parser.add_argument("--vllm", action="store_true", help="with vLLM's own kernels")
     parser.add_argument("--json", action="store_true", help="print one JSON object a rank")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.measure is not None:
-        print(json.dumps(measure(arguments.measure, arguments.model, arguments.adapter)))
+        measured = measure(
+            arguments.measure, arguments.model, arguments.adapter, grouped=not arguments.vllm
+        )
+        print(json.dumps(measured))
         return 0
-    paths = ["--model", arguments.model, "--adapter", arguments.adapter]
+    words_of_all = ["--model", arguments.model, "--adapter", arguments.adapter]
+    words_of_all += ["--vllm"] if arguments.vllm else []
     for rank in arguments.ranks:
         words = [sys.executable, "-P", "-m", "stack.bench_lora_rank", "--measure", str(rank)]
-        done = subprocess.run([*words, *paths], check=False, capture_output=True, text=True)
+        done = subprocess.run([*words, *words_of_all], check=False, capture_output=True, text=True)
         if done.returncode != 0:
             print(done.stderr[-2000:], file=sys.stderr)
             return 1
@@ -58,10 +63,12 @@ def sentence(measured: dict[str, float]) -> str:
     )
 
 
-def measure(rank: int, model: str, adapter: str) -> dict[str, float]:
+def measure(rank: int, model: str, adapter: str, *, grouped: bool) -> dict[str, float]:
     """The best of some rounds, in seconds: a prompt of 400 tokens, and one token of an answer."""
     from vllm import LLM
     from vllm.lora.request import LoRARequest
+
+    from engine.worker_extension import GROUP_ADAPTERS, WORKER_EXTENSION
 
     engine = LLM(
         model=model,
@@ -73,7 +80,10 @@ def measure(rank: int, model: str, adapter: str) -> dict[str, float]:
         enable_lora=True,
         max_loras=8,
         max_lora_rank=rank,
+        worker_extension_cls=WORKER_EXTENSION,
     )
+    if grouped:
+        engine.collective_rpc(GROUP_ADAPTERS)
     lora = LoRARequest(lora_name="measured", lora_int_id=1, lora_path=str(Path(adapter).resolve()))
     timed = {name: timings(engine, request) for name, request in (("base", None), ("lora", lora))}
     return {

@@ -10,7 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stack.bench.scenarios import ADAPTERS, FULL, QUICK, READY_TOKENS, SERVERS, STREAMS, Plan
+from stack.bench.scenarios import (
+    ADAPTERS,
+    FULL,
+    HOT_LOAD,
+    QUICK,
+    READY_TOKENS,
+    SERVERS,
+    STREAMS,
+    Plan,
+)
 
 if TYPE_CHECKING:
     from stack.bench.figures import Document
@@ -26,7 +35,8 @@ examples:
   scripts/bench --quick --json bench.json       less than ten minutes: what changed?
   scripts/bench                                 everything, for hours on two cores
   scripts/bench --ready-tokens                  a minute: what this server costs by itself
-  scripts/bench --servers ours vllm --scenarios base --streams 8 64 --rounds 5 --hot-load
+  scripts/bench --hot-load 1 500                how long adapters of these sizes take to load
+  scripts/bench --servers ours vllm --scenarios base --streams 8 64 --rounds 5 --no-hot-load
 
 The folder of --out gets bench.json, bench.md and the plots throughput, first_token, gap, cpu and
 memory, as .png and .svg. docs/benchmarks.md says what each figure means. Ctrl-C ends the
@@ -92,6 +102,15 @@ def parser() -> argparse.ArgumentParser:
         help="no engine: a Triton model emits ready tokens, RATE a second for each stream "
         f"(default: {READY_TOKENS.ready_tokens_per_s:g}); only {words_of(READY_TOKENS.servers)}",
     )
+    kind.add_argument(
+        "--hot-load",
+        type=int,
+        nargs="*",
+        metavar="MB",
+        help="only how long adapters of these sizes take from upload to first token "
+        f"(default: {words_of(HOT_LOAD.hot_load_mb)}; the others load "
+        f"{words_of(FULL.hot_load_mb)} at their end, --quick {words_of(QUICK.hot_load_mb)})",
+    )
     made.add_argument("--servers", nargs="+", choices=SERVERS, help="default: all")
     made.add_argument(
         "--scenarios",
@@ -109,12 +128,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--rounds", type=int, metavar="N", help=f"default: {FULL.rounds}")
     made.add_argument(
-        "--hot-load",
-        nargs="*",
-        type=int,
-        metavar="MB",
-        help="sizes of adapters that are uploaded while serving, up to 20; none: leave it out "
-        f"(default: {words_of(FULL.hot_load_mb)})",
+        "--no-hot-load", action="store_true", help="leave out the adapters uploaded while serving"
     )
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     made.add_argument(
@@ -128,16 +142,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
-    """The plan that is asked for: one of three, with what is given in place of its own."""
+    """The plan that is asked for: one of four, with what is given in place of its own."""
     plan = QUICK if arguments.quick else FULL
     if arguments.ready_tokens is not None:
         plan = replace(READY_TOKENS, ready_tokens_per_s=arguments.ready_tokens)
+    if arguments.hot_load is not None:
+        plan = replace(HOT_LOAD, hot_load_mb=arguments.hot_load or HOT_LOAD.hot_load_mb)
     given = {
         "servers": arguments.servers,
         "scenarios": arguments.scenarios,
         "streams": arguments.streams,
         "rounds": arguments.rounds,
-        "hot_load_mb": arguments.hot_load,
+        "hot_load_mb": () if arguments.no_hot_load else None,
     }
     return replace(plan, **{name: value for name, value in given.items() if value is not None})
 

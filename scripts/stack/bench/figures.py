@@ -62,13 +62,18 @@ class Run(Figure):
 
 
 class HotLoad(Figure):
-    """An adapter's way from the upload's last byte to its first token."""
+    """An adapter's way from the upload's last byte to its first token.
+
+    The gaps are of a running stream, this server's and `floor`'s; None when none ran.
+    """
 
     mb: float
     load: str
     stages_s: dict[str, float]
     total_s: float
     floor_s: float
+    longest_gap_ms: float | None
+    floor_longest_gap_ms: float | None
 
 
 class Document(Figure):

@@ -16,7 +16,7 @@ from stack.bench.figures import Cost, Document, HotLoad, Run, Sample, run_of
 from stack.bench.hot_load import hot_loads
 from stack.bench.processes import cost_between, used_by
 from stack.bench.ready_tokens import running_ready_tokens
-from stack.bench.scenarios import Plan, Step
+from stack.bench.scenarios import HOT_LOAD_SERVERS, Plan, Step
 from stack.bench.servers import TOKENIZER, Server, running_servers
 
 WARM_UP_STREAMS = 8
@@ -29,32 +29,25 @@ Place = tuple[str, int, str]
 def measure(plan: Plan, folder: Path, *, command: str, report: Callable[[Document], None]) -> None:
     """Do what the plan says; `folder` is for the servers' files and logs.
 
-    Ctrl-C ends it early, with what was measured until then. `report` is called with the figures
-    before the servers stop, which takes a while. Raises ChildError, LoadError.
+    Ctrl-C ends it early. `report` is called with what was measured until then, however it ends.
+    Raises ChildError, LoadError.
     """
     deadline = time.monotonic() + plan.within_s
     measured: dict[Place, list[tuple[Sample, Cost]]] = defaultdict(list)
     hot: list[HotLoad] = []
-    say(f"starting {', '.join(plan.servers)}; logs are in {folder}")
-    with running_client(folder / "client", TOKENIZER) as client, started(plan, folder) as servers:
-        try:
-            client.wait_until_ready()
-            for server in servers.values():
-                warm_up(server, plan, client)
-            for place, sample_and_cost in measurements(plan, servers, client, deadline):
+    say(f"logs are in {folder}")
+    try:
+        if plan.scenarios:
+            for place, sample_and_cost in measurements(plan, folder, deadline):
                 measured[place].append(sample_and_cost)
-            if (
-                time.monotonic() < deadline
-                and plan.hot_load_mb
-                and {"ours", "vllm"} <= servers.keys()
-            ):
-                say("hot-loading adapters")
-                loads = hot_loads(
-                    plan.hot_load_mb, servers["ours"], servers["vllm"], client, folder / "hot-load"
-                )
-                hot.extend(loads)
-        except KeyboardInterrupt:
-            say("stopped: the report holds what was measured until now")
+        if plan.hot_load_mb and set(HOT_LOAD_SERVERS) <= set(plan.servers):
+            say(f"starting {', '.join(HOT_LOAD_SERVERS)} for hot-loads")
+            for each in hot_loads(plan.hot_load_mb, plan.rounds, folder / "hot-load"):
+                say(f"hot-load of {each.mb:g} MB, {each.load}: {each.total_s:.2f} s")
+                hot.append(each)
+    except KeyboardInterrupt:
+        say("stopped: the report holds what was measured until now")
+    finally:
         runs = runs_of(measured, plan.servers)
         report(
             Document(
@@ -94,28 +87,32 @@ def warm_up(server: Server, plan: Plan, client: LoadClient) -> None:
 
 
 def measurements(
-    plan: Plan, servers: Mapping[str, Server], client: LoadClient, deadline: float
+    plan: Plan, folder: Path, deadline: float
 ) -> Iterator[tuple[Place, tuple[Sample, Cost]]]:
     """The plan's runs, each as it ends, until the deadline of the monotonic clock.
 
-    One with failed requests is told of and left out.
+    One with failed requests is told of and left out. Raises ChildError, LoadError.
     """
-    steps = list(plan.steps())
-    for number, step in enumerate(steps, 1):
-        place = (step.scenario, step.streams, step.server)
-        what = (
-            f"run {number} of {len(steps)}: {step.scenario}, {step.streams} streams, {step.server}"
-        )
-        if time.monotonic() > deadline:
-            say(f"the time is over: {len(steps) - number + 1} runs are left out")
-            return
-        try:
-            sample, cost = measured_once(step, servers[step.server], plan, client)
-        except RequestsFailedError as error:
-            say(f"{what}: left out: {error}")
-            continue
-        say(f"{what}: {sample.output_tokens / sample.seconds:.0f} tokens/s")
-        yield place, (sample, cost)
+    say(f"starting {', '.join(plan.servers)}")
+    with running_client(folder / "client", TOKENIZER) as client, started(plan, folder) as servers:
+        client.wait_until_ready()
+        for server in servers.values():
+            warm_up(server, plan, client)
+        steps = list(plan.steps())
+        for number, step in enumerate(steps, 1):
+            place = (step.scenario, step.streams, step.server)
+            load = f"{step.scenario}, {step.streams} streams, {step.server}"
+            what = f"run {number} of {len(steps)}: {load}"
+            if time.monotonic() > deadline:
+                say(f"the time is over: {len(steps) - number + 1} runs are left out")
+                return
+            try:
+                sample, cost = measured_once(step, servers[step.server], plan, client)
+            except RequestsFailedError as error:
+                say(f"{what}: left out: {error}")
+                continue
+            say(f"{what}: {sample.output_tokens / sample.seconds:.0f} tokens/s")
+            yield place, (sample, cost)
 
 
 def measured_once(

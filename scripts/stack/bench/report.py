@@ -13,11 +13,9 @@ def markdown(document: Document) -> str:
     lines = [
         f"Engine: {document.engine}. Machine: {document.machine}.",
         f"Command: `{document.command}`",
-        "",
-        *seen_table(document.runs),
-        "",
-        *cost_table(document.runs),
     ]
+    if document.runs:
+        lines += ["", *seen_table(document.runs), "", *cost_table(document.runs)]
     if document.hot_load:
         lines += ["", *hot_load_table(document.hot_load)]
     return "\n".join(lines) + "\n"
@@ -79,10 +77,26 @@ def cost_table(runs: Sequence[Run]) -> Iterator[str]:
 
 def hot_load_table(loads: Sequence[HotLoad]) -> Iterator[str]:
     """From an upload's end to the first token."""
-    yield from _head("adapter MB", "load", "stages s", "total s", "floor s")
+    yield from _head(
+        "adapter MB",
+        "load",
+        "stages s",
+        "total s",
+        "floor s",
+        "longest gap of a stream ms",
+        "floor's",
+    )
     for each in loads:
         stages = ", ".join(f"{name} {value:.2f}" for name, value in each.stages_s.items())
-        yield _row(f"{each.mb:g}", each.load, stages, f"{each.total_s:.2f}", f"{each.floor_s:.2f}")
+        gaps_ms = (each.longest_gap_ms, each.floor_longest_gap_ms)
+        yield _row(
+            f"{each.mb:g}",
+            each.load,
+            stages,
+            f"{each.total_s:.2f}",
+            f"{each.floor_s:.2f}",
+            *("" if gap_ms is None else f"{gap_ms:.0f}" for gap_ms in gaps_ms),
+        )
 
 
 def _listed(figures: dict[str, float]) -> str:

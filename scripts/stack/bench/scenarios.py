@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 SERVERS = ("ours", "vllm", "litellm", "triton")
+HOT_LOAD_SERVERS = ("ours", "vllm")
 STREAMS = (1, 8, 32, 64, 128)
 ADAPTERS = {"base": 0, "one": 1, "eight": 8, "oversubscribed": 16}
 """How many adapters take turns; the base model's engine has slots for eight (max_loras)."""
@@ -17,7 +18,8 @@ class Plan:
 
     A run's requests are `requests_per_stream` for each stream, but at least `least_requests`;
     each has `input_tokens` random tokens and is answered with exactly `output_tokens`.
-    No run begins more than `within_s` after the start.
+    No run begins more than `within_s` after the start. Adapters of `hot_load_mb` are loaded
+    after the runs, `rounds` times each.
     `ready_tokens_per_s` is for a stream without an engine; None is vLLM.
     """
 
@@ -88,19 +90,28 @@ FULL = Plan(
     requests_per_stream=4,
     least_requests=16,
     output_tokens=64,
-    hot_load_mb=(1, 20),
+    hot_load_mb=(1, 50, 160, 500),
 )
 QUICK = Plan(
     servers=SERVERS,
     scenarios=("base", "eight"),
-    streams=(1, 8, 32),
+    streams=(1, 8),
     rounds=1,
     requests_per_stream=1.5,
     least_requests=4,
     input_tokens=32,
     output_tokens=16,
-    hot_load_mb=(1,),
-    within_s=540,
+    hot_load_mb=(1, 50),
+    within_s=360,
+)
+HOT_LOAD = Plan(
+    servers=HOT_LOAD_SERVERS,
+    scenarios=(),
+    streams=(),
+    rounds=3,
+    requests_per_stream=0,
+    least_requests=0,
+    hot_load_mb=FULL.hot_load_mb,
 )
 READY_TOKENS = Plan(
     servers=("ours", "triton"),

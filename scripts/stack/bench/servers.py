@@ -16,7 +16,7 @@ import psutil
 from adapter_sync.registry import Registry
 from stack.bench.client import GENERATE_STREAM, Target
 from stack.bench.scenarios import ADAPTERS
-from stack.child import answers, running
+from stack.child import all_at_once, answers, running
 from stack.installation import ROOT, environment_of, free_ports, settings_below
 from stack.vllm_server import running_vllm
 
@@ -63,16 +63,19 @@ def running_servers(
     Those that wait for their turn use no CPU: an idle engine sleeps.
     """
     adapters = adapter_names(scenarios)
-    servers = {}
-    with contextlib.ExitStack() as stack:
-        if {"vllm", "litellm"} & set(names):
-            vllm = stack.enter_context(running_vllm_peer(folder / "vllm", adapters))
+    servers: dict[str, Server] = {}
+    installation = Installation(folder / "ours")
+    engines = {}
+    if {"vllm", "litellm"} & set(names):
+        engines["vllm"] = running_vllm_peer(folder / "vllm", adapters)
+    if {"ours", "triton"} & set(names):
+        engines["ours"] = installation.running()
+    with all_at_once(engines) as started, contextlib.ExitStack() as stack:
+        if vllm := started.get("vllm"):
             servers["vllm"] = vllm
             if "litellm" in names:
                 servers["litellm"] = stack.enter_context(running_litellm(folder / "litellm", vllm))
-        if {"ours", "triton"} & set(names):
-            installation = Installation(folder / "ours")
-            stack.enter_context(installation.running())
+        if "ours" in started:
             ids = [installation.upload(name, example(i)) for i, name in enumerate(adapters)]
             servers["ours"] = installation.server(adapters)
             servers["triton"] = installation.triton(ids)
@@ -80,14 +83,17 @@ def running_servers(
 
 
 @contextlib.contextmanager
-def running_vllm_peer(folder: Path, adapters: Sequence[str]) -> Iterator[Server]:
+def running_vllm_peer(
+    folder: Path, adapters: Sequence[str], *, model_json: Path = MODEL_JSON
+) -> Iterator[Server]:
     """VLLM's own server. Raises ChildError."""
     named = {f"{BASE_MODEL}:{name}": example(number) for number, name in enumerate(adapters)}
     with running_vllm(
         folder,
-        model_json=MODEL_JSON,
+        model_json=model_json,
         adapters=named,
-        environment={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},  # for hot_load.py
+        # For hot_load: adapters by request, and calls into the worker.
+        environment={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1"},
     ) as server:
         yield Server(
             name="vllm",
@@ -154,23 +160,24 @@ class Installation:
     def __init__(self, folder: Path) -> None:
         self.settings = settings_below(folder)
         self.url = f"http://127.0.0.1:{self.settings.gateway_port}"
+        self.log = folder / "serve.log"
         self.key = ""
         self._roots: list[psutil.Process] = []
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> Iterator[Server]:
         """scripts/serve, ready, with a tenant whose key is kept. Raises ChildError."""
         settings = self.settings
         environment = {"LORA_HOME": str(ROOT), **environment_of(settings)}
         with running(
             [sys.executable, "-P", "-m", "stack.serve"],
-            log=settings.lora_data_dir.parent / "serve.log",
+            log=self.log,
             environment=environment,
             is_ready=lambda: answers(f"{self.url}/health/ready"),
         ) as process:
             self._roots = [process]
             self.key = self._new_key()
-            yield
+            yield self.server([])
 
     def _new_key(self) -> str:
         registry = Registry.open(self.settings.registry_url)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine.handover import HandoverError, HandoverServer, ask, socket_path
+from engine.handover import HandoverError, ask, socket_path
+from engine.handover_server import HandoverServer
 
 
 class BaseModel:
@@ -154,7 +155,7 @@ async def test_garbage_on_the_socket_harms_nobody(path: Path, garbage: bytes) ->
 async def test_a_message_over_the_limit_ends_its_connection_only(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.handover.MAX_MESSAGE_BYTES", 1000)
+    monkeypatch.setattr("engine.handover_server.MAX_MESSAGE_BYTES", 1000)
     server = HandoverServer(path, BaseModel().answer)
     await server.start()
     with pytest.raises(HandoverError):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from stack.bench.__main__ import fault_of, main, parser, plan_of
-from stack.bench.scenarios import FULL, QUICK, READY_TOKENS
+from stack.bench.scenarios import FULL, HOT_LOAD, QUICK, READY_TOKENS
 
 PLAN = replace(FULL, servers=("ours", "vllm"), scenarios=("base",), streams=(1, 8), rounds=2)
 
@@ -29,9 +29,9 @@ def test_a_run_has_enough_requests_for_its_streams() -> None:
 
 
 def test_words_take_the_place_of_the_plans_own() -> None:
-    words = ["--quick", "--servers", "vllm", "--streams", "4", "--rounds", "2", "--hot-load"]
+    words = ["--quick", "--servers", "vllm", "--streams", "4", "--rounds", "2", "--no-hot-load"]
     assert plan_of(parser().parse_args(words)) == replace(
-        QUICK, servers=["vllm"], streams=[4], rounds=2, hot_load_mb=[]
+        QUICK, servers=["vllm"], streams=[4], rounds=2, hot_load_mb=()
     )
 
 
@@ -41,6 +41,12 @@ def test_ready_tokens_come_at_the_rate_that_is_asked_for() -> None:
     )
     assert plan_of(parser().parse_args(["--ready-tokens"])) == READY_TOKENS
     assert plan_of(parser().parse_args([])) == FULL
+
+
+def test_hot_loads_alone_have_the_sizes_that_are_asked_for() -> None:
+    assert plan_of(parser().parse_args(["--hot-load"])) == HOT_LOAD
+    words = ["--hot-load", "1", "50", "--rounds", "1"]
+    assert plan_of(parser().parse_args(words)) == replace(HOT_LOAD, hot_load_mb=[1, 50], rounds=1)
 
 
 @pytest.mark.parametrize(
@@ -56,4 +62,4 @@ def test_ready_tokens_have_no_other_servers_nor_adapters(
 
 
 def test_the_plans_can_be_done() -> None:
-    assert [fault_of(plan) for plan in (FULL, QUICK, READY_TOKENS)] == [None, None, None]
+    assert [fault_of(plan) for plan in (FULL, QUICK, HOT_LOAD, READY_TOKENS)] == [None] * 4

@@ -36,6 +36,8 @@ def document() -> Document:
                 stages_s={"load": 0.25, "first_token": 0.5},
                 total_s=0.75,
                 floor_s=0.2,
+                longest_gap_ms=None,
+                floor_longest_gap_ms=None,
             )
         ],
     )
@@ -68,8 +70,18 @@ def test_processes_are_listed_with_the_costliest_first_and_without_those_that_co
 
 def test_a_hot_load_is_told_in_its_stages(document: Document) -> None:
     assert rows(markdown(document))[-1] == (
-        "| 1.2 | idle | load 0.25, first_token 0.50 | 0.75 | 0.20 |"
+        "| 1.2 | idle | load 0.25, first_token 0.50 | 0.75 | 0.20 |  |  |"
     )
+
+
+def test_beside_streams_it_tells_how_long_one_stood_still(document: Document) -> None:
+    (idle,) = document.hot_load
+    busy = idle.model_copy(
+        update={"load": "busy", "longest_gap_ms": 120.4, "floor_longest_gap_ms": 99.6}
+    )
+    only_hot_loads = document.model_copy(update={"runs": [], "hot_load": [busy]})
+    (_, row) = rows(markdown(only_hot_loads))
+    assert row.endswith("| 0.75 | 0.20 | 120 | 100 |")
 
 
 def test_json_markdown_and_plots_are_written(document: Document, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Servers as child processes of a script."""
 
+import contextlib
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from stack.child import ChildError, running
+from stack.child import ChildError, all_at_once, running
 
 SERVER = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('up', flush=True)"
 FOREVER = f"{SERVER}; time.sleep(60)"
@@ -48,3 +51,39 @@ def test_a_server_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
     ):
         pass
     assert [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"] == []
+
+
+def test_servers_start_side_by_side_and_end_with_the_block() -> None:
+    meeting = threading.Barrier(2, timeout=10)
+    inside: set[str] = set()
+
+    @contextlib.contextmanager
+    def server(name: str) -> Iterator[str]:
+        # One after the other they would never meet.
+        meeting.wait()
+        inside.add(name)
+        yield name.upper()
+        inside.remove(name)
+
+    with all_at_once({"a": server("a"), "b": server("b")}) as started:
+        assert started == {"a": "A", "b": "B"}
+        assert inside == {"a", "b"}
+    assert inside == set()
+
+
+def test_when_one_of_several_does_not_start_the_others_end() -> None:
+    ended: list[str] = []
+
+    @contextlib.contextmanager
+    def server(name: str) -> Iterator[None]:
+        if name == "broken":
+            raise RuntimeError("no memory")
+        try:
+            yield
+        finally:
+            ended.append(name)
+
+    servers = {name: server(name) for name in ("first", "broken", "last")}
+    with pytest.raises(RuntimeError, match="no memory"), all_at_once(servers):
+        raise AssertionError("the block must not run")
+    assert sorted(ended) == ["first", "last"]
