@@ -30,6 +30,8 @@ def test_a_request_is_one_element_of_json() -> None:
         served_name="tiny",
         request_id="0" * 32,
         cache_salt="salt",
+        tenant="acme",
+        weight=2,
         body={"messages": [{"content": "é \ud800"}]},
     )
     message = infer_request("tiny", request)
@@ -42,6 +44,8 @@ def test_a_request_is_one_element_of_json() -> None:
         "served_name": "tiny",
         "request_id": "0" * 32,
         "cache_salt": "salt",
+        "tenant": "acme",
+        "weight": 2,
         "body": {"messages": [{"content": "é \ud800"}]},
     }
     assert message.parameters["triton_enable_empty_final_response"].bool_param
