@@ -25,11 +25,12 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 def limits_of(settings: AdmissionSettings, *, max_num_seqs: int, max_loras: int) -> Limits:
     """The limits for an engine of that size."""
-    shared = settings.max_running_shared or max(1, max_num_seqs * 7 // 8)
+    shared = settings.max_running_shared or _but_an_eighth(max_num_seqs)
     return Limits(
         max_running=max_num_seqs,
         max_running_shared=min(shared, max_num_seqs),
         max_adapters=max_loras,
+        max_adapters_shared=_but_an_eighth(max_loras),
         max_waiting=settings.max_waiting,
         turn_s=settings.turn_s,
         about_s=ABOUT_S,
@@ -42,7 +43,13 @@ def no_limits() -> Limits:
         max_running=sys.maxsize,
         max_running_shared=sys.maxsize,
         max_adapters=sys.maxsize,
+        max_adapters_shared=sys.maxsize,
         max_waiting=sys.maxsize,
         turn_s=0,
         about_s=0,
     )
+
+
+def _but_an_eighth(count: int) -> int:
+    """An eighth, if there is one, is left for those that have nothing."""
+    return count - count // 8

@@ -41,13 +41,15 @@ class Limits:
     `max_running` sequences at most are in the engine, which is what it works on at once: none of
     them waits there. While several tenants are about, one that has some in it gets more only below
     `max_running_shared`: the rest is for those that have none, so that they find room and a short
-    step. A tenant is about until `about_s` after its last request. An adapter may keep its slot
-    for `turn_s` against those that wait for one. `max_waiting` is of each tenant.
+    step. `max_adapters` and `max_adapters_shared` are the same for adapters. A tenant is about
+    until `about_s` after its last request. An adapter may keep its slot for `turn_s` against those
+    that wait for one. `max_waiting` is of each tenant.
     """
 
     max_running: int
     max_running_shared: int
     max_adapters: int
+    max_adapters_shared: int
     max_waiting: int
     turn_s: float
     about_s: float
@@ -74,6 +76,9 @@ class _Tenant:
     served: float
     guessed: float = 0
     running: int = 0
+    """Sequences in the engine."""
+    slots: int = 0
+    """Adapters in the engine."""
     waiting: int = 0
     lanes: "dict[str | None, _Lane]" = field(default_factory=dict)
 
@@ -221,8 +226,7 @@ class FairQueue:
 
     def _mark_draining(self, now_s: float) -> None:
         """Choose as many adapters to give up their slots as others wait for one."""
-        free = self._limits.max_adapters - len(self._slots)
-        claims = sorted(self._slotless(), key=lambda lane: lane.key)[free:]
+        claims = self._claims()
         while len(self._draining) > len(claims):
             self._draining.popitem()
         past_turn = [
@@ -235,13 +239,20 @@ class FairQueue:
             if claim.key < key:
                 self._draining[adapter] = None
 
-    def _slotless(self) -> list[_Lane]:
+    def _claims(self) -> list[_Lane]:
+        """The lanes whose adapters need a slot that is not free, in order."""
         by_adapter = {
             lane.adapter: lane
             for lane in self._waiting_lanes()
             if lane.adapter is not None and lane.adapter not in self._slots
         }
-        return list(by_adapter.values())
+        claims, taken = [], len(self._slots)
+        for lane in sorted(by_adapter.values(), key=lambda lane: lane.key):
+            if taken < self._max_adapters(lane.tenant):
+                taken += 1
+            else:
+                claims.append(lane)
+        return claims
 
     def _next(self) -> _Lane | None:
         """The first whose adapter may be used, when it fits.
@@ -249,22 +260,31 @@ class FairQueue:
         Nobody slips past it: what asks for many answers at once would never find room for them,
         and who was served most would always have something in the engine.
         """
-        usable = (lane for lane in self._waiting_lanes() if self._may_use_adapter(lane.adapter))
+        usable = (lane for lane in self._waiting_lanes() if self._may_use_adapter(lane))
         lane = min(usable, key=lambda lane: lane.key, default=None)
         return lane if lane is not None and self._fits(lane) else None
 
     def _fits(self, lane: _Lane) -> bool:
         running = self.running + self._sequences(next(iter(lane.waiting)))
-        is_shared = len(self._tenants) > 1 and lane.tenant.running
         limits = self._limits
+        is_shared = self._is_shared and lane.tenant.running
         return running <= (limits.max_running_shared if is_shared else limits.max_running)
 
-    def _may_use_adapter(self, adapter: str | None) -> bool:
-        if adapter is None:
+    def _may_use_adapter(self, lane: _Lane) -> bool:
+        if lane.adapter is None:
             return True
-        if adapter in self._slots:
-            return adapter not in self._draining
-        return len(self._slots) < self._limits.max_adapters
+        if lane.adapter in self._slots:
+            return lane.adapter not in self._draining
+        return len(self._slots) < self._max_adapters(lane.tenant)
+
+    def _max_adapters(self, tenant: _Tenant) -> int:
+        is_shared = self._is_shared and tenant.slots
+        return self._limits.max_adapters_shared if is_shared else self._limits.max_adapters
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether several tenants are about."""
+        return len(self._tenants) > 1
 
     def _sequences(self, place: Place) -> int:
         """More than the engine takes at once it takes one after the other."""
@@ -284,6 +304,7 @@ class FairQueue:
             slot = self._slots.setdefault(lane.adapter, _Slot(lane=lane, since_s=now_s))
             slot.lane = lane
             slot.running += 1
+            lane.tenant.slots += lane.running == 1
         self._count(place, guessed=max(1, place.asked.tokens), used=0)
         return place
 
@@ -296,6 +317,7 @@ class FairQueue:
         if lane.adapter is not None:
             slot = self._slots[lane.adapter]
             slot.running -= 1
+            lane.tenant.slots -= lane.running == 0
             if not slot.running:
                 del self._slots[lane.adapter]
                 self._draining.pop(lane.adapter, None)

@@ -11,7 +11,13 @@ from engine.admission import Admission, QueueTimeoutError
 from engine.fair_queue import Asked, Limits, QueueFullError
 
 LIMITS = Limits(
-    max_running=1, max_running_shared=1, max_adapters=1, max_waiting=2, turn_s=1, about_s=10
+    max_running=1,
+    max_running_shared=1,
+    max_adapters=1,
+    max_adapters_shared=1,
+    max_waiting=2,
+    turn_s=1,
+    about_s=10,
 )
 LONG_S = 60.0
 

@@ -16,6 +16,7 @@ LIMITS = Limits(
     max_running=4,
     max_running_shared=3,
     max_adapters=2,
+    max_adapters_shared=2,
     max_waiting=1000,
     turn_s=1.0,
     about_s=10.0,
@@ -241,7 +242,7 @@ def test_no_more_slots_are_given_up_than_adapters_wait() -> None:
 
 
 def test_the_slot_of_who_waits_no_more_is_not_given_up() -> None:
-    engine = Engine(replace(LIMITS, max_adapters=1, max_running=2))
+    engine = Engine(replace(LIMITS, max_adapters=1, max_adapters_shared=1, max_running=2))
     engine.ask(asked("a", "one"), 3)
     (gone,) = engine.ask(asked("b", "two"))
     engine.now_s = LIMITS.turn_s
@@ -260,9 +261,29 @@ def test_the_base_model_needs_no_slot() -> None:
     assert engine.adapters() == ["one", "two", None]
 
 
+def test_a_slot_is_left_for_a_tenant_that_has_none() -> None:
+    engine = Engine(replace(LIMITS, max_adapters_shared=1))
+    engine.ask(asked("quiet"))
+    for adapter in ("one", "two"):
+        engine.ask(asked("many", adapter))
+    assert engine.adapters() == [None, "one"]
+    engine.ask(asked("quiet", "mine"))
+    assert engine.adapters()[-1] == "mine"
+
+
+def test_an_adapter_that_may_not_have_the_last_slot_waits_for_another_that_is_given_up() -> None:
+    flood = [asked("many", "one")]
+    engine = Engine(replace(LIMITS, max_adapters_shared=1))
+    engine.ask(asked("quiet"))
+    engine.ask(flood[0], 5)
+    engine.ask(asked("many", "two"))
+    engine.keep_busy(flood, 30)
+    assert "two" in engine.adapters()
+
+
 def test_slots_are_shared_by_weight() -> None:
     flood = [asked("light", "one"), asked("heavy", "two", weight=3)]
-    engine = Engine(replace(LIMITS, max_adapters=1))
+    engine = Engine(replace(LIMITS, max_adapters=1, max_adapters_shared=1))
     for each in flood:
         engine.ask(each, 20)
     engine.keep_busy(flood, 3000)
@@ -343,7 +364,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = Engine(replace(LIMITS, max_waiting=5))
+        self.engine = Engine(replace(LIMITS, max_adapters_shared=1, max_waiting=5))
         self.alive: list[Place] = []
 
     @rule(
