@@ -26,6 +26,7 @@ from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, 
 from engine.adapter_table import AdapterTable, UnknownAdapterError
 from engine.admission import Admission, Entry, QueueTimeoutError
 from engine.admission_settings import AdmissionSettings, limits_of, no_limits
+from engine.channels import Responder
 from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
 from engine.fair_queue import Asked, QueueFullError
 from engine.handover import HandoverServer
@@ -34,7 +35,7 @@ from engine.native_generation import SAMPLING_TYPES, generate_text, sampling_par
 from engine.native_request import NativeRequestError, Tensors, parse_native_request
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.responses import Failure
-from engine.token_usage import COUNTER, TokenCounter, TokenUsage
+from engine.token_usage import COUNTER, TokenCounter
 from engine.worker_extension import HELD_ADAPTERS, SPARE_BASE_MODEL
 
 log = logging.getLogger(__name__)
@@ -45,18 +46,6 @@ LOOK_PERIOD_S = 1.0
 or a step of the engine while it is busy; asked ten times a second, streams were no slower."""
 BYTES_OF_A_TOKEN = 4
 """About, to estimate a prompt that vLLM has not read yet."""
-
-
-class Responder(Protocol):
-    """Where a request's response goes."""
-
-    def write(
-        self, body: bytes, *, http_status: int | None = None, usage: TokenUsage | None = None
-    ) -> None:
-        """Send bytes, and what the request has used; the status goes with the first bytes."""
-
-    def finish(self) -> None:
-        """Say that nothing more will come."""
 
 
 class NativeResponder(Protocol):
@@ -158,7 +147,6 @@ class BaseEngine:
             responder.write(_error(f"The request can't be read: {error}", None), http_status=400)
         finally:
             self._in_flight -= 1
-            responder.finish()
 
     async def answer_native(
         self, tensors: Tensors, parameters: str, responder: NativeResponder
@@ -188,8 +176,8 @@ class BaseEngine:
     async def _answer_native(
         self, tensors: Tensors, parameters: str, responder: NativeResponder
     ) -> None:
-        if ("text_input" in tensors) is ("openai_request" in tensors):
-            raise NativeRequestError("text_input: one of it and openai_request must be there")
+        if "text_input" not in tensors or "openai_request" in tensors:
+            raise NativeRequestError("text_input: it must be there, and no openai_request")
         request = parse_native_request(tensors, parameters, sampling_types=SAMPLING_TYPES)
         if "generate" not in await self._engine.get_supported_tasks():
             raise NativeRequestError("text_input: this model makes embeddings, not text")

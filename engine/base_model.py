@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import triton_python_backend_utils as pb_utils
 
+from engine.channels import Channels, Message
 from engine.engine_arguments import read_admission, read_engine_arguments
 from engine.handover import socket_path
 from engine.native_request import INPUTS
@@ -41,10 +42,10 @@ class TritonPythonModel:
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
         self._thread.start()
         self._responses = ResponseSender()
-        self._running: dict[str, Future[None]] = {}
         model_folder = Path(args["model_repository"]).resolve()
         version_folder = model_folder / args["model_version"]
         self._engine = self._run(self.start_engine(model_folder, version_folder)).result()
+        self._channels = Channels(self._engine.answer)
 
     async def start_engine(self, model_folder: Path, version_folder: Path) -> "BaseEngine":
         """The engine and its adapters."""
@@ -64,36 +65,30 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Hand the requests over and return at once: the model is decoupled."""
         for request in requests:
-            if (cancelled := _input(request, "cancel")) is not None:
-                self._cancel(cancelled.item().decode(errors="replace"))
-                sender = request.get_response_sender()
-                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            if (channel := _input(request, "channel")) is not None:
+                self._take(request, channel.item())
             else:
-                self._answer_any(request)
+                self._answer_native(request)
 
-    def _answer_any(self, request: Any) -> None:
+    def _take(self, request: Any, channel: bytes) -> None:
+        numbers, raw, cancelled = (
+            () if (tensor := _input(request, name)) is None else tensor.tolist()
+            for name in ("number", "openai_request", "cancel")
+        )
+        opening = _input(request, "opening")
+        message = Message(
+            channel=channel,
+            opening=None if opening is None else opening.item(),
+            submitted=dict(zip(numbers, raw, strict=True)),
+            cancelled=cancelled,
+        )
+        response = self._responses.open(request.get_response_sender())
+        self._loop.call_soon_threadsafe(self._channels.take, message, response)
+
+    def _answer_native(self, request: Any) -> None:
+        # Without a channel openai_request is a mistake, which is refused as such.
         found = {name: _input(request, name) for name in ("openai_request", *INPUTS)}
         tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
-        # Beside a text it is one of two questions in a request, which is refused as such.
-        if "openai_request" in tensors and "text_input" not in tensors:
-            self._answer(request, tensors["openai_request"].item())
-        else:
-            self._answer_native(request, tensors)
-
-    def _answer(self, request: Any, openai_request: bytes) -> None:
-        response = self._responses.open(request.get_response_sender())
-        answered = self._run(self._engine.answer(openai_request, response))
-        response.on_cancel(answered.cancel)
-        request_id = request.request_id()
-        self._running[request_id] = answered
-        answered.add_done_callback(lambda _: self._running.pop(request_id, None))
-
-    def _cancel(self, request_id: str) -> None:
-        """The gateway's word that a client has gone, which is sooner than Triton's."""
-        if (answered := self._running.get(request_id)) is not None:
-            answered.cancel()
-
-    def _answer_native(self, request: Any, tensors: "Mapping[str, NDArray[Any]]") -> None:
         response = self._responses.open_native(request.get_response_sender())
         answered = self._run(self._engine.answer_native(tensors, request.parameters(), response))
         response.on_cancel(answered.cancel)

@@ -1,8 +1,8 @@
 """Sending responses to Triton from a thread of their own.
 
 A send is a blocking round trip through shared memory: on the engine's event loop it would hold up
-every request. One Triton response carries all bytes that wait for its request, since SSE events
-may be joined; so a slow Triton makes responses larger, not later.
+every request. One Triton response carries all frames that wait for its request, so a slow Triton
+makes responses larger, not later.
 """
 
 import logging
@@ -18,27 +18,19 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from engine.token_usage import TokenUsage
-
 log = logging.getLogger(__name__)
 
 CANCELLATION_PERIOD_S = 0.1
-"""How often Triton is asked whether a direct client has gone: each question is a round trip."""
-GATEWAY_CANCELLATIONS_SKIPPED = 5
-"""The gateway tells when its clients go, so only its own death is looked for: every sixth time."""
+"""How often Triton is asked whether a client, or a gateway, has gone: that is a round trip each."""
 
 
 class Outgoing(ABC):
     """One request's responses on their way to Triton."""
 
-    checks_skipped = 0
-    """Of the times that cancellations are looked for, how many pass between two questions."""
-
     def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Outgoing | None]") -> None:
         self._sender = sender
         self._outbox = outbox
         self._cancel: Callable[[], object] | None = None
-        self._skipped = 0
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -51,10 +43,6 @@ class Outgoing(ABC):
 
     def check_cancelled(self) -> None:
         """Cancel the request when its client has gone. Called by the sender's thread alone."""
-        self._skipped += 1
-        if self._skipped <= self.checks_skipped:
-            return
-        self._skipped = 0
         if self._cancel is not None and self._sender is not None and self._sender.is_cancelled():
             self._call_cancel()
 
@@ -82,29 +70,18 @@ class Outgoing(ABC):
 
 
 class Response(Outgoing):
-    """The bytes of an OpenAI response. `write` and `finish` may be called from any thread."""
-
-    checks_skipped = GATEWAY_CANCELLATIONS_SKIPPED
+    """Frames for a gateway. `write` and `finish` may be called from any thread."""
 
     def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Outgoing | None]") -> None:
         super().__init__(sender, outbox)
         self._pending: list[bytes] = []
-        self._http_status: int | None = None
-        self._usage: TokenUsage | None = None
-        self._sent_usage: TokenUsage | None = None
         self._finished = False
 
-    def write(
-        self, body: bytes, *, http_status: int | None = None, usage: TokenUsage | None = None
-    ) -> None:
-        """Send bytes, and what the request has used; the status goes with the first bytes."""
+    def write(self, frames: bytes) -> None:
+        """Send bytes."""
         with self._lock:
             waiting = bool(self._pending)
-            self._pending.append(body)
-            if http_status is not None:
-                self._http_status = http_status
-            if usage is not None:
-                self._usage = usage
+            self._pending.append(frames)
         if not waiting:
             self._outbox.put(self)
 
@@ -118,13 +95,10 @@ class Response(Outgoing):
         """Send what waits in one response; whether that was the end."""
         with self._lock:
             pending, self._pending = self._pending, []
-            http_status, self._http_status = self._http_status, None
-            usage = None if self._usage == self._sent_usage else self._usage
             finished = self._finished
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if finished else 0
         if pending:
-            self._sender.send(_response(b"".join(pending), http_status, usage), flags=flags)
-            self._sent_usage = usage or self._sent_usage
+            self._sender.send(_response(b"".join(pending)), flags=flags)
         elif finished:
             self._sender.send(flags=flags)
         if finished:
@@ -191,7 +165,7 @@ class ResponseSender:
         self._thread.start()
 
     def open(self, sender: Any) -> Response:
-        """Begin the responses of a request of the gateway's."""
+        """Begin the response to a request of a gateway's."""
         return self._opened(Response(sender, self._outbox))
 
     def open_native(self, sender: Any) -> NativeResponse:
@@ -243,12 +217,6 @@ class ResponseSender:
                 log.exception("response.cancellation_unknown")
 
 
-def _response(body: bytes, http_status: int | None, usage: TokenUsage | None) -> Any:
-    tensors = []
-    if body:
-        tensors.append(pb_utils.Tensor("openai_response", np.array([body], dtype=np.object_)))
-    if http_status is not None:
-        tensors.append(pb_utils.Tensor("http_status", np.array([http_status], dtype=np.int32)))
-    if usage is not None:
-        tensors.append(pb_utils.Tensor("usage", np.array(usage, dtype=np.int32)))
-    return pb_utils.InferenceResponse(output_tensors=tensors)
+def _response(frames: bytes) -> Any:
+    tensor = pb_utils.Tensor("frames", np.frombuffer(frames, dtype=np.uint8))
+    return pb_utils.InferenceResponse(output_tensors=[tensor])

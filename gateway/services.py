@@ -11,10 +11,10 @@ from pydantic import SecretStr
 from adapter_sync.intake import Intake
 from adapter_sync.registry import Registry
 from gateway.base_models import BaseModels
+from gateway.engine_client import EngineClient
 from gateway.key_uses import KeyUses
 from gateway.limits import Limits
 from gateway.rate_limits import RateLimits
-from gateway.triton import EngineClient
 from gateway.usage_recorder import UsageRecorder
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapter_sync.record import Usage, UsageBatch, UsageKey
 from adapter_sync.registry import Registry
-from gateway.triton import TokenUsage
+from gateway.engine_client import TokenUsage
 
 FLUSH_PERIOD_S = 1.0
 _NOTHING = TokenUsage(prompt_tokens=0, completion_tokens=0)

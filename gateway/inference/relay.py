@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from adapter_sync.errors import TritonRefusedError
 from gateway.disconnect import unless_disconnected
+from gateway.engine_client import EngineCall, EngineClient, EngineRequest, EngineResponse
 from gateway.engine_errors import engine_error
 from gateway.errors import (
     AdapterNotReadyError,
@@ -19,7 +20,6 @@ from gateway.errors import (
     answer_for,
 )
 from gateway.limits import Limits
-from gateway.triton import EngineCall, EngineClient, EngineRequest, EngineResponse
 from gateway.usage_recorder import Meter
 
 MAX_RENEWALS = 3

@@ -14,6 +14,7 @@ from adapter_sync.record import adapter_id_of
 from adapter_sync.secret_key import cache_salt
 from gateway.auth import CurrentTenant
 from gateway.body import read_body
+from gateway.engine_client import EngineRequest
 from gateway.errors import AdapterNotReadyError
 from gateway.inference.deadline import request_deadline_s
 from gateway.inference.document import operation_for
@@ -22,7 +23,6 @@ from gateway.inference.relay import Relay
 from gateway.openapi import described
 from gateway.resolve import Target, resolve
 from gateway.services import CurrentServices
-from gateway.triton import EngineRequest
 from gateway.usage_recorder import Meter
 
 

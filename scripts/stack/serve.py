@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from adapter_sync.settings import Settings
 
 READY_CHECK_PERIOD_S = 0.5
+CONFIG_FILE = "config.pbtxt"
 EPILOG = """\
 settings, from the environment or a .env file in the checkout (relative folders count from there):
   LORA_DATA_DIR        registry, blobs, staging, sockets (default: data)
@@ -109,6 +110,7 @@ def serve(control: str) -> int:
             raise ServeError("; ".join(taken))
         seed_repository(settings)
         hold_repository(settings.model_repository)
+        renew_configs(settings)
         append_to_logs()
         settings.socket_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ[INSTANCE_VARIABLE] = instance_id(settings)
@@ -178,6 +180,29 @@ def seed_repository(settings: "Settings") -> None:
             f"MODEL_REPOSITORY {repository} holds no base model: add one with "
             "scripts/add-base-model NAME --model PATH_OR_HF_ID"
         )
+
+
+def renew_configs(settings: "Settings") -> None:
+    """Give base models that an earlier version wrote the config.pbtxt of this one.
+
+    Its tensors are what the gateway and the engine speak. Triton does not run yet, which would
+    start a changed base model anew. One that does not begin as ours do is the operator's.
+    """
+    from adapter_sync.base_models import base_model_folders
+    from adapter_sync.companion_folder import TEMPLATES
+
+    ours = (TEMPLATES / "base" / CONFIG_FILE).read_bytes()
+    heading = ours.partition(b"\n")[0]
+    for folder in base_model_folders(settings.model_repository):
+        config = folder / CONFIG_FILE
+        found = config.read_bytes() if config.is_file() else ours
+        if found != ours and found.startswith(heading):
+            settings.staging_folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=settings.staging_folder) as stage:
+                new = Path(stage) / CONFIG_FILE
+                new.write_bytes(ours)
+                new.replace(config)
+            print(f"serve: renewed {config}, an earlier version's", file=sys.stderr)
 
 
 def supervise(settings: "Settings", control: str) -> int:

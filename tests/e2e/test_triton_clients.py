@@ -197,7 +197,7 @@ def test_the_companion_tells_what_may_be_asked_for(stack: Stack, lora_id: str) -
         ({"sampling_parameters": {"temperature": -1}}, "temperature"),
         ({"sampling_parameters": {"temprature": 1}}, "temprature"),
         ({"sampling_parameters": {"n": 10**9}}, "n must be at most"),
-        ({"openai_request": "{}"}, "one of it and openai_request must be there"),
+        ({"openai_request": "{}"}, "and no openai_request"),
         ({"sampling_parameters": "{"}, "not JSON"),
         ({"image": "aGVsbG8="}, "text only"),
         ({"text_input": "x " * 4000}, "maximum context length"),

@@ -4,37 +4,78 @@ What it does is chosen by the last message of each request, so tests share no st
 """
 
 import json
+import queue
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
+import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import deserialize_bytes_tensor
+
+from engine.frames import final_frame, frame, refusal
+from engine.token_usage import TokenUsage
 
 STARTING_BASE_MODEL = "starting"
 PATIENCE_S = 60
+IDLE_S = 0.3
+"""After which a channel without requests is ended, as the engine does."""
 PROMPT_TOKENS = 7
 WORDS = ("The", " capital", " is", " Paris", ".")
 
 Response: TypeAlias = service_pb2.ModelStreamInferResponse
-Script = Callable[["Exchange"], Iterator[Response]]
+# What a script makes its stream do, in the stream's own thread.
+Act: TypeAlias = Callable[["Stream", "Exchange"], object]
+Script = Callable[["Exchange"], Iterator[Act]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Stream:
+    """A gRPC stream, which is a channel: its newest opening, and its requests that run."""
+
+    context: Any
+    opening_id: str = ""
+    empty_final_wanted: bool = False
+    running: "dict[int, Exchange]" = field(default_factory=dict)
+    acts: queue.SimpleQueue[Callable[[], object]] = field(default_factory=queue.SimpleQueue)
+    responses: list[Response] = field(default_factory=list)
+    is_closed: bool = False
+    is_broken: bool = False
+    ended_here: threading.Event = field(default_factory=threading.Event)
+
+    def send(self, frames: bytes = b"", *, message_id: str | None = None, final: bool) -> None:
+        response = Response()
+        infer = response.infer_response
+        infer.id = self.opening_id if message_id is None else message_id
+        infer.parameters["triton_final_response"].bool_param = final
+        if frames:
+            infer.outputs.add(name="frames", datatype="UINT8", shape=[len(frames)])
+            infer.raw_output_contents.append(frames)
+        self.responses.append(response)
+
+    def send_error(self, message: str, *, message_id: str) -> None:
+        response = Response(error_message=message)
+        response.infer_response.id = message_id
+        self.responses.append(response)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """A request as the stand-in got it, when its caller went away, and whether that was later."""
+    """A request as the stand-in got it, and whether its answer is wanted no more."""
 
     base_model: str
     request: Mapping[str, Any]
-    empty_final_wanted: bool
-    context: Any
+    number: int
+    message_id: str
+    stream_of: Stream
     cancelled: threading.Event
-    ended_here: threading.Event
     attempt: int
     """1 for the first request of this prompt."""
 
@@ -60,33 +101,88 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         return service_pb2.ModelReadyResponse(ready=request.name != STARTING_BASE_MODEL)
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Response]:  # noqa: N802
-        message = next(requests)
-        request = json.loads(message.raw_input_contents[0][4:])
-        cancelled = threading.Event()
+        stream = Stream(context=context)
+        context.add_callback(lambda: _cancel_all(stream))
+        no_more = threading.Event()
+        threading.Thread(target=self._read, args=(requests, stream, no_more), daemon=True).start()
+        while context.is_active() and not (
+            stream.is_broken or (stream.is_closed and no_more.is_set())
+        ):
+            try:
+                stream.acts.get(timeout=IDLE_S if not stream.is_closed else 0.01)()
+            except queue.Empty:
+                if stream.opening_id and not stream.running and not stream.is_closed:
+                    stream.send(final=True)
+                    stream.is_closed = True
+            yield from stream.responses
+            stream.responses.clear()
+        # As Triton does: moments lie between the final response and the end.
+        time.sleep(0.03)
+        if context.is_active():
+            stream.ended_here.set()
+
+    def _read(self, requests: Iterator[Any], stream: Stream, no_more: threading.Event) -> None:
+        with suppress(grpc.RpcError):
+            for message in requests:
+                stream.acts.put(partial(self._take, message, stream))
+        stream.acts.put(no_more.set)
+
+    def _take(self, message: Any, stream: Stream) -> None:
+        raw = dict(
+            zip((each.name for each in message.inputs), message.raw_input_contents, strict=True)
+        )
+        for number in _numbers(raw.get("cancel", b"")):
+            if (exchange := stream.running.get(number)) is not None:
+                exchange.cancelled.set()
+        if "opening" in raw:
+            before, stream.opening_id = stream.opening_id, message.id
+            wanted = message.parameters["triton_enable_empty_final_response"].bool_param
+            stream.empty_final_wanted = wanted
+            if before:
+                stream.send(message_id=before, final=True)
+        documents = deserialize_bytes_tensor(raw.get("openai_request", b"")).tolist()
+        for number, document in zip(_numbers(raw.get("number", b"")), documents, strict=True):
+            self._begin(message, number, json.loads(document), stream)
+
+    def _begin(self, message: Any, number: int, request: Any, stream: Stream) -> None:
         prompt = prompt_of(request["body"])
         self.attempts[prompt] += 1
         exchange = Exchange(
             base_model=message.model_name,
             request=request,
-            empty_final_wanted=message.parameters["triton_enable_empty_final_response"].bool_param,
-            context=context,
-            cancelled=cancelled,
-            ended_here=threading.Event(),
+            number=number,
+            message_id=message.id,
+            stream_of=stream,
+            cancelled=threading.Event(),
             attempt=self.attempts[prompt],
         )
-        context.add_callback(cancelled.set)
-        threading.Thread(target=_await_cancel, args=(requests, cancelled), daemon=True).start()
+        stream.running[number] = exchange
+        if stream.is_closed:
+            self.attempts[prompt] -= 1
+            _refuse_channel(stream, exchange)
+            return
         self.exchanges[prompt] = exchange
         self._arrived[prompt].set()
-        yield from SCRIPTS.get(prompt.partition("#")[0], _hello)(exchange)
+        threading.Thread(target=_run, args=(exchange,), daemon=True).start()
 
 
-def _await_cancel(requests: Iterator[Any], cancelled: threading.Event) -> None:
-    """The gateway's word on the same stream that an answer is wanted no more."""
-    with suppress(grpc.RpcError):
-        for message in requests:
-            assert [each.name for each in message.inputs] == ["cancel"]
-            cancelled.set()
+def _run(exchange: Exchange) -> None:
+    script = SCRIPTS.get(prompt_of(exchange.request["body"]).partition("#")[0], _hello)
+    stream = exchange.stream_of
+    for act in script(exchange):
+        stream.acts.put(lambda act=act: act(stream, exchange))  # type: ignore[misc]
+    if exchange.cancelled.is_set():
+        stream.acts.put(lambda: _end(stream, exchange))
+
+
+def _numbers(raw: bytes) -> list[int]:
+    numbers: list[int] = np.frombuffer(raw, dtype=np.uint32).tolist()
+    return numbers
+
+
+def _cancel_all(stream: Stream) -> None:
+    for exchange in list(stream.running.values()):
+        exchange.cancelled.set()
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
@@ -99,25 +195,54 @@ def prompt_of(body: Mapping[str, Any]) -> str:
 
 
 def response(
-    payload: bytes | None = None,
+    payload: bytes = b"",
     *,
     status: int | None = None,
-    usage: Sequence[int] | None = None,
+    usage: tuple[int, int] | None = None,
     final: bool = False,
-) -> Any:
-    message = Response()
-    infer = message.infer_response
-    if payload is not None:
-        infer.outputs.add(name="openai_response", datatype="BYTES", shape=[1])
-        infer.raw_output_contents.append(len(payload).to_bytes(4, "little") + payload)
-    if status is not None:
-        infer.outputs.add(name="http_status", datatype="INT32", shape=[1])
-        infer.raw_output_contents.append(status.to_bytes(4, "little"))
-    if usage is not None:
-        infer.outputs.add(name="usage", datatype="INT32", shape=[2])
-        infer.raw_output_contents.append(b"".join(n.to_bytes(4, "little") for n in usage))
-    infer.parameters["triton_final_response"].bool_param = final
-    return message
+) -> Act:
+    told = None if usage is None else TokenUsage(*usage)
+
+    def act(stream: Stream, exchange: Exchange) -> None:
+        if payload or told is not None:
+            framed = frame(exchange.number, payload, http_status=status, usage=told)
+            stream.send(framed, final=False)
+        if final:
+            _end(stream, exchange)
+
+    return act
+
+
+def _end(stream: Stream, exchange: Exchange) -> None:
+    stream.running.pop(exchange.number, None)
+    stream.send(final_frame(exchange.number), final=False)
+
+
+def _refuse_channel(stream: Stream, exchange: Exchange) -> None:
+    stream.running.pop(exchange.number)
+    stream.send(refusal(exchange.number), message_id=exchange.message_id, final=True)
+
+
+def _error(stream: Stream, exchange: Exchange) -> None:
+    stream.running.pop(exchange.number)
+    stream.send_error("unknown model in /srv/triton", message_id=exchange.message_id)
+
+
+def _break(stream: Stream, _: Exchange) -> None:
+    stream.send_error("the stub in /srv/triton died", message_id=stream.opening_id)
+    stream.is_broken = True
+
+
+def _abort(stream: Stream, _: Exchange) -> None:
+    stream.context.abort(grpc.StatusCode.INTERNAL, "lost in /srv/triton")
+
+
+def _end_stream(stream: Stream, _: Exchange) -> None:
+    stream.is_broken = True
+
+
+def _cut_frame(stream: Stream, exchange: Exchange) -> None:
+    stream.send(frame(exchange.number, b"{}", http_status=200, usage=None)[:-1], final=False)
 
 
 def event(word: str, served_name: str) -> bytes:
@@ -150,7 +275,7 @@ def whole(text: str, request: Mapping[str, Any]) -> bytes:
     return json.dumps(shapes[request["endpoint"]]).encode()
 
 
-def _counts(exchange: Exchange) -> Iterator[Response]:
+def _counts(exchange: Exchange) -> Iterator[Act]:
     """As the engine does: the prompt before the first byte, then a token a word."""
     served_name = exchange.request["served_name"]
     yield response(usage=(PROMPT_TOKENS, 0))
@@ -165,7 +290,7 @@ def _counts(exchange: Exchange) -> Iterator[Response]:
     yield response(final=True)
 
 
-def _counts_then(exchange: Exchange, then: Script) -> Iterator[Response]:
+def _counts_then(exchange: Exchange, then: Script) -> Iterator[Act]:
     """Three tokens, and then no more of them."""
     served_name = exchange.request["served_name"]
     yield response(usage=(PROMPT_TOKENS, 0))
@@ -173,12 +298,12 @@ def _counts_then(exchange: Exchange, then: Script) -> Iterator[Response]:
     yield from then(exchange)
 
 
-def _takes_the_prompt(exchange: Exchange) -> Iterator[Response]:
+def _takes_the_prompt(exchange: Exchange) -> Iterator[Act]:
     yield response(usage=(PROMPT_TOKENS, 0))
     yield from _hangs(exchange)
 
 
-def _hello(exchange: Exchange) -> Iterator[Response]:
+def _hello(exchange: Exchange) -> Iterator[Act]:
     served_name = exchange.request["served_name"]
     if not exchange.stream:
         yield response(whole("".join(WORDS), exchange.request), status=200)
@@ -189,23 +314,12 @@ def _hello(exchange: Exchange) -> Iterator[Response]:
     yield response(final=True)
 
 
-def _lingers(exchange: Exchange) -> Iterator[Response]:
-    """As Triton does: moments lie between the last bytes, the final response and the end."""
-    for message in _hello(exchange):
-        if message.infer_response.parameters["triton_final_response"].bool_param:
-            time.sleep(0.03)
-        yield message
-    time.sleep(0.03)
-    if exchange.context.is_active():
-        exchange.ended_here.set()
-
-
-def _slow_hello(exchange: Exchange) -> Iterator[Response]:
+def _slow_hello(exchange: Exchange) -> Iterator[Act]:
     time.sleep(0.7)
     yield from _hello(exchange)
 
 
-def _refuses(exchange: Exchange, *, status: int, code: int | str) -> Iterator[Response]:
+def _refuses(exchange: Exchange, *, status: int, code: int | str) -> Iterator[Act]:
     error = {
         "message": f"{exchange.request['lora_name']} at /srv/data/adapters/x is not good",
         "type": "BadRequestError",
@@ -215,43 +329,48 @@ def _refuses(exchange: Exchange, *, status: int, code: int | str) -> Iterator[Re
     yield response(json.dumps({"error": error}).encode(), status=status, final=True)
 
 
-def _starts_then(exchange: Exchange) -> Iterator[Response]:
+def _starts_then(exchange: Exchange) -> Iterator[Act]:
     served_name = exchange.request["served_name"]
     payload = event("The", served_name) if exchange.stream else whole("The", exchange.request)
     yield response(payload, status=200)
 
 
-def _breaks(exchange: Exchange) -> Iterator[Response]:
+def _breaks(exchange: Exchange) -> Iterator[Act]:
     yield from _starts_then(exchange)
-    yield Response(error_message="the stub in /srv/triton died")
+    yield _break
 
 
-def _aborts(exchange: Exchange) -> Iterator[Response]:
+def _aborts(exchange: Exchange) -> Iterator[Act]:
     yield from _starts_then(exchange)
-    exchange.context.abort(grpc.StatusCode.INTERNAL, "lost in /srv/triton")
+    yield _abort
 
 
-def _fails_midway(exchange: Exchange) -> Iterator[Response]:
+def _ends(exchange: Exchange) -> Iterator[Act]:
+    yield from _starts_then(exchange)
+    yield _end_stream
+
+
+def _fails_midway(exchange: Exchange) -> Iterator[Act]:
     yield from _starts_then(exchange)
     yield from _refuses(exchange, status=500, code=500)
 
 
-def _hangs(exchange: Exchange) -> Iterator[Response]:
+def _hangs(exchange: Exchange) -> Iterator[Act]:
     exchange.cancelled.wait(PATIENCE_S)
     yield from ()
 
 
-def _hangs_midway(exchange: Exchange) -> Iterator[Response]:
+def _hangs_midway(exchange: Exchange) -> Iterator[Act]:
     yield from _starts_then(exchange)
     yield from _hangs(exchange)
 
 
-def _slow_refusal(exchange: Exchange) -> Iterator[Response]:
+def _slow_refusal(exchange: Exchange) -> Iterator[Act]:
     time.sleep(0.7)
     yield from _refuses(exchange, status=400, code=400)
 
 
-def _replaced(exchange: Exchange, *, times: int) -> Iterator[Response]:
+def _replaced(exchange: Exchange, *, times: int) -> Iterator[Act]:
     """The engine lets go of the adapter while the request is on its way."""
     if exchange.attempt > times:
         yield from _hello(exchange)
@@ -260,7 +379,15 @@ def _replaced(exchange: Exchange, *, times: int) -> Iterator[Response]:
         yield from _refuses(exchange, status=404, code="adapter_not_loaded")
 
 
-def _goes_on(exchange: Exchange) -> Iterator[Response]:
+def _reloaded(exchange: Exchange, *, times: int) -> Iterator[Act]:
+    """Another instance of the base model has taken over, which does not know the channel."""
+    if exchange.attempt > times:
+        yield from _hello(exchange)
+    else:
+        yield _refuse_channel
+
+
+def _goes_on(exchange: Exchange) -> Iterator[Act]:
     yield from _starts_then(exchange)
     while not exchange.cancelled.wait(0.02):
         yield response(event(" more", exchange.request["served_name"]))
@@ -268,7 +395,6 @@ def _goes_on(exchange: Exchange) -> Iterator[Response]:
 
 SCRIPTS: Mapping[str, Script] = {
     "hello": _hello,
-    "lingers": _lingers,
     "slow hello": _slow_hello,
     "refused": lambda exchange: _refuses(exchange, status=400, code=400),
     "slow refusal": _slow_refusal,
@@ -277,12 +403,12 @@ SCRIPTS: Mapping[str, Script] = {
     "replaced": lambda exchange: _replaced(exchange, times=1),
     "replaced twice": lambda exchange: _replaced(exchange, times=2),
     "always replaced": lambda exchange: _replaced(exchange, times=100),
-    "error": lambda _: iter([Response(error_message="unknown model in /srv/triton")]),
+    "error": lambda _: iter([_error]),
     "no status": lambda _: iter([response(b"{}", final=True)]),
     "only final": lambda _: iter([response(final=True)]),
     "breaks": _breaks,
     "aborts": _aborts,
-    "ends": _starts_then,
+    "ends": _ends,
     "fails midway": _fails_midway,
     "hangs": _hangs,
     "hangs midway": _hangs_midway,
@@ -291,7 +417,9 @@ SCRIPTS: Mapping[str, Script] = {
     "counts and hangs": lambda exchange: _counts_then(exchange, _hangs),
     "counts and breaks": lambda exchange: _counts_then(exchange, _breaks),
     "takes the prompt": _takes_the_prompt,
-    "odd usage": lambda _: iter([response(b"{}", status=200, usage=(1,), final=True)]),
+    "cut": lambda _: iter([_cut_frame]),
+    "reloaded": lambda exchange: _reloaded(exchange, times=1),
+    "always reloaded": lambda exchange: _reloaded(exchange, times=100),
 }
 
 

@@ -71,7 +71,7 @@ def test_the_engine_gets_the_adapters_identity_and_the_clients_body(
     assert answer.status_code == 200
     exchange = stand_in.wait_for(text)
     assert exchange.base_model == "tiny"
-    assert exchange.empty_final_wanted
+    assert exchange.stream_of.empty_final_wanted
     request = exchange.request
     assert request["endpoint"] == "chat.completions"
     assert request["lora_name"] == adapter.lora_name

@@ -41,6 +41,7 @@ def _error_event(event: str) -> dict[str, Any]:
         ("crashed", 500, "server_error"),
         ("not loaded", 503, "adapter_not_ready"),
         ("error", 503, "server_error"),
+        ("cut", 503, "server_error"),
         ("no status", 503, "server_error"),
         ("only final", 503, "server_error"),
     ],
@@ -173,25 +174,57 @@ def test_a_client_that_leaves_before_the_first_byte_ends_the_request(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_stream_that_triton_is_about_to_end_is_not_cancelled(
+def test_a_stream_that_the_base_model_ends_is_not_cancelled(
     client: Client, stand_in: StandIn, prompt: Prompt, *, stream: bool
 ) -> None:
-    asked = prompt("lingers")
+    asked = prompt("hello")
     assert client.chat(asked, stream=stream).is_success
-    assert stand_in.wait_for(asked).ended_here.wait(PATIENCE_S)
+    assert stand_in.wait_for(asked).stream_of.ended_here.wait(PATIENCE_S)
 
 
-def test_a_client_that_leaves_after_its_last_event_cancels_nothing(
+def test_requests_share_a_stream_until_the_base_model_ends_it(
     client: Client, stand_in: StandIn, prompt: Prompt
 ) -> None:
-    asked = prompt("lingers")
-    with client.chat_stream(asked) as answer:
-        assert any(line == "data: [DONE]" for line in answer.iter_lines())
-    assert stand_in.wait_for(asked).ended_here.wait(PATIENCE_S)
+    streams = []
+    for wait_s in (0, 0, 0.5):
+        time.sleep(wait_s)
+        asked = prompt("hello")
+        assert client.chat(asked).is_success
+        streams.append(stand_in.wait_for(asked).stream_of)
+    assert streams[0] is streams[1] is not streams[2]
+
+
+def test_a_client_that_leaves_ends_no_other_request_of_its_stream(
+    client: Client, stand_in: StandIn, prompt: Prompt
+) -> None:
+    stays, leaves = prompt("slow hello"), prompt("goes on")
+    with client.chat_stream(stays) as answer:
+        with client.chat_stream(leaves) as left:
+            next(left.iter_raw())
+        assert stand_in.wait_for(leaves).cancelled.wait(PATIENCE_S)
+        assert _events(answer)[-1] == "data: [DONE]"
+    assert stand_in.wait_for(stays).stream_of is stand_in.wait_for(leaves).stream_of
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_base_model_that_was_reloaded_is_asked_on_a_new_stream(
+    client: Client, stand_in: StandIn, prompt: Prompt, *, stream: bool
+) -> None:
+    asked = prompt("reloaded")
+    assert "Paris" in client.chat(asked, stream=stream).text
+    assert stand_in.attempts[asked] == 2
+
+
+def test_a_base_model_that_knows_no_channel_is_given_up(
+    client: Client, stand_in: StandIn, prompt: Prompt
+) -> None:
+    asked = prompt("always reloaded")
+    assert client.chat(asked).status_code == 503
+    assert stand_in.attempts[asked] == 3
 
 
 def test_the_gateway_goes_on_after_every_fault(client: Client) -> None:
-    for script in ("breaks", "aborts", "ends", "error"):
+    for script in ("breaks", "aborts", "ends", "error", "cut"):
         client.chat(script, stream=True)
     assert client.chat("hello").status_code == 200
 

@@ -123,7 +123,7 @@ def test_an_answer_that_breaks_has_used_what_was_made(client: Client, *, stream:
     assert total(client) == (1, PROMPT_TOKENS, 3)
 
 
-@pytest.mark.parametrize("script", ["refused", "crashed", "not loaded", "error", "odd usage"])
+@pytest.mark.parametrize("script", ["refused", "crashed", "not loaded", "error", "cut"])
 def test_a_request_that_the_engine_refuses_is_no_usage(client: Client, script: str) -> None:
     assert not client.chat(script).is_success
     assert used(client) == []

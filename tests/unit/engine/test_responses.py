@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 FINAL = 1
@@ -30,8 +31,6 @@ class Client:
     """Triton's end of one request: keeps what was sent, may be slow, broken or gone."""
 
     bodies: list[bytes] = field(default_factory=list)
-    statuses: list[int | None] = field(default_factory=list)
-    usages: list[tuple[int, ...] | None] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
     may_send: threading.Event = field(default_factory=threading.Event)
     broken: bool = False
@@ -45,15 +44,10 @@ class Client:
         assert self.may_send.wait(10)
         if self.broken and response is not None:
             raise RuntimeError("shared memory is full")
-        tensors = {each.name: each.values for each in response.output_tensors} if response else {}
         if response is not None:
-            assert tensors
-            if "openai_response" in tensors:
-                assert tensors["openai_response"].shape == (1,)
-                self.bodies.append(tensors["openai_response"].item())
-            status, usage = tensors.get("http_status"), tensors.get("usage")
-            self.usages.append(None if usage is None else tuple(usage.tolist()))
-            self.statuses.append(None if status is None else status.item())
+            (tensor,) = response.output_tensors
+            assert (tensor.name, tensor.values.dtype) == ("frames", np.uint8)
+            self.bodies.append(tensor.values.tobytes())
         self.flags.append(flags)
 
     def is_cancelled(self) -> bool:
@@ -101,62 +95,24 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
-def test_a_response_is_sent_with_its_status_first_and_its_end_last(sender: Any) -> None:
+def test_a_response_is_sent_with_its_end_last(sender: Any) -> None:
     client = Client()
     response = sender.open(client)
-    response.write(b"one", http_status=200)
+    response.write(b"one")
     wait_until(lambda: client.bodies)
     response.write(b"two")
     wait_until(lambda: len(client.bodies) == 2)
     response.finish()
     wait_until(lambda: client.ended)
     assert client.bodies == [b"one", b"two"]
-    assert client.statuses == [200, None]
     assert client.flags == [0, 0, FINAL]
-
-
-def test_usage_goes_with_the_bytes_and_only_when_it_has_grown(sender: Any) -> None:
-    client = Client()
-    response = sender.open(client)
-    for number, usage in enumerate([(5, 0), (5, 1), (5, 1), None, (5, 2)]):
-        response.write(b"x", usage=usage)
-        sent = number + 1
-        wait_until(lambda sent=sent: len(client.usages) == sent)  # type: ignore[misc]
-    assert client.usages == [(5, 0), (5, 1), None, None, (5, 2)]
-    assert client.bodies == [b"x"] * 5
-
-
-def test_usage_may_come_before_the_first_bytes_and_takes_no_status_from_them(sender: Any) -> None:
-    client = Client()
-    response = sender.open(client)
-    response.write(b"", usage=(5, 0))
-    wait_until(lambda: client.usages)
-    assert client.bodies == []
-    response.write(b"one", http_status=200, usage=(5, 9))
-    response.finish()
-    wait_until(lambda: client.ended)
-    assert (client.bodies, client.statuses) == ([b"one"], [None, 200])
-    assert client.usages == [(5, 0), (5, 9)]
-
-
-def test_the_newest_usage_goes_with_what_waited(sender: Any) -> None:
-    client = Client()
-    client.may_send.clear()
-    response = sender.open(client)
-    response.write(b"first", http_status=200, usage=(5, 1))
-    time.sleep(0.05)
-    for number in range(2, 10):
-        response.write(b"x", usage=(5, number))
-    client.may_send.set()
-    wait_until(lambda: len(client.bodies) == 2)
-    assert client.usages == [(5, 1), (5, 9)]
 
 
 def test_what_waits_for_a_slow_triton_goes_as_one(sender: Any) -> None:
     client = Client()
     client.may_send.clear()
     response = sender.open(client)
-    response.write(b"first", http_status=200)
+    response.write(b"first")
     time.sleep(0.05)
     for number in range(100):
         response.write(b" %d" % number)
@@ -165,20 +121,6 @@ def test_what_waits_for_a_slow_triton_goes_as_one(sender: Any) -> None:
     wait_until(lambda: client.ended)
     assert client.bodies == [b"first", b"".join(b" %d" % number for number in range(100))]
     assert client.flags == [0, FINAL]
-
-
-def test_a_status_that_waits_is_not_lost(sender: Any) -> None:
-    other, client = Client(), Client()
-    other.may_send.clear()
-    sender.open(other).write(b"in the way")
-    response = sender.open(client)
-    response.write(b"{}", http_status=404)
-    response.write(b"\n")
-    response.finish()
-    other.may_send.set()
-    wait_until(lambda: client.ended)
-    assert client.statuses == [404]
-    assert client.bodies == [b"{}\n"]
 
 
 def test_bytes_pass_unchanged(sender: Any) -> None:
@@ -218,7 +160,7 @@ def test_many_requests_from_many_threads_keep_their_own_order(sender: Any) -> No
     def answer(client: Client) -> None:
         response = sender.open(client)
         for number in range(200):
-            response.write(b"%d;" % number, http_status=200 if number == 0 else None)
+            response.write(b"%d;" % number)
         response.finish()
 
     threads = [threading.Thread(target=answer, args=(client,)) for client in clients]
@@ -230,8 +172,6 @@ def test_many_requests_from_many_threads_keep_their_own_order(sender: Any) -> No
     wait_until(lambda: all(client.ended for client in clients))
     for client in clients:
         assert client.body == expected
-        assert client.statuses[0] == 200
-        assert set(client.statuses[1:]) <= {None}
         assert client.flags.count(FINAL) == 1
 
 

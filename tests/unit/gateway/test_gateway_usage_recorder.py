@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from adapter_sync.record import Usage, UsageField
 from adapter_sync.registry import Registry
-from gateway.triton import TokenUsage
+from gateway.engine_client import TokenUsage
 from gateway.usage_recorder import Meter, UsageRecorder
 
 

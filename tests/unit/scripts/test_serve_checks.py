@@ -12,7 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 from stack.installation import free_ports, lock
-from stack.serve import ServeError, is_ready, main, seed_repository, supervisord_configuration
+from stack.serve import (
+    ServeError,
+    is_ready,
+    main,
+    renew_configs,
+    seed_repository,
+    supervisord_configuration,
+)
 from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 
 from adapter_sync.settings import load_settings
@@ -157,6 +164,26 @@ def test_a_repository_with_a_base_model_is_left_as_it_is(home: Path) -> None:
     model.write_text("{}")
     seed_repository(load_settings())
     assert [path.name for path in (home / "repository").iterdir()] == ["llama"]
+
+
+def test_a_base_model_of_an_earlier_version_gets_the_tensors_of_this_one(home: Path) -> None:
+    seed_repository(load_settings())
+    folder = home / "repository" / BASE_MODEL
+    config, committed = folder / "config.pbtxt", (folder / "config.pbtxt").read_bytes()
+    config.write_bytes(committed.replace(b'"channel"', b'"http_status"'))
+    renew_configs(load_settings())
+    assert config.read_bytes() == committed
+    renewed_at = config.stat().st_ctime_ns
+    renew_configs(load_settings())
+    assert config.stat().st_ctime_ns == renewed_at
+
+
+def test_a_config_of_the_operators_own_is_left_as_it_is(home: Path) -> None:
+    seed_repository(load_settings())
+    config = home / "repository" / BASE_MODEL / "config.pbtxt"
+    config.write_text('backend: "vllm"\n')
+    renew_configs(load_settings())
+    assert config.read_text() == 'backend: "vllm"\n'
 
 
 @pytest.mark.parametrize("content", [None, "", "lost+found"])

@@ -17,7 +17,8 @@ from engine.base_model import TritonPythonModel as BaseModel
 from engine.token_usage import TokenUsage
 
 if TYPE_CHECKING:
-    from engine.base_engine import BaseEngine, NativeResponder, Responder
+    from engine.base_engine import BaseEngine, NativeResponder
+    from engine.channels import Responder
     from engine.native_request import Tensors
 
 RATE = "ready_tokens_per_s"
@@ -51,15 +52,12 @@ class ReadyTokens:
         count = body.get("max_completion_tokens") or body["max_tokens"]
         status: int | None = 200
         token = self._event({"content": TEXT}, None)
-        try:
-            responder.write(b"", usage=TokenUsage(PROMPT_TOKENS, 0))
-            async for number in self._steps(count):
-                event = token if number > 1 else self._event({"role": "assistant"}, None) + token
-                responder.write(event, http_status=status, usage=TokenUsage(PROMPT_TOKENS, number))
-                status = None
-            responder.write(self._event({}, "length") + self._end(count))
-        finally:
-            responder.finish()
+        responder.write(b"", usage=TokenUsage(PROMPT_TOKENS, 0))
+        async for number in self._steps(count):
+            event = token if number > 1 else self._event({"role": "assistant"}, None) + token
+            responder.write(event, http_status=status, usage=TokenUsage(PROMPT_TOKENS, number))
+            status = None
+        responder.write(self._event({}, "length") + self._end(count))
 
     async def answer_native(
         self, tensors: "Tensors", _parameters: str, responder: "NativeResponder"
