@@ -204,17 +204,17 @@ async def _measure(
         client = Client(http, plan)
         say("the quiet tenant alone")
         await client.ask(quiet, BASE_MODEL, Load(), plan.quiet_tokens)
-        alone = await client.now_and_then(quiet, BASE_MODEL)
+        alone = waits_of(await client.now_and_then(quiet, BASE_MODEL))
+        say(f"{alone}; the flood alone")
         await asyncio.sleep(ABOUT_S)
         async with client.busy([(flood, BASE_MODEL)], plan.streams) as (load,):
-            say("the flood alone")
             await asyncio.sleep(WARM_UP_S)
             flood_alone = await load.tokens_per_s(plan.requests / 3)
-            say("the quiet tenant under the flood")
+            say(f"{flood_alone:.1f} tokens/s; the quiet tenant under the flood")
             beside = asyncio.create_task(load.tokens_per_s(plan.requests))
-            flooded = await client.now_and_then(quiet, BASE_MODEL)
+            flooded = waits_of(await client.now_and_then(quiet, BASE_MODEL))
             flood_beside = await beside
-        say(f"{plan.adapters} adapters, {plan.slots} slots")
+        say(f"{flooded}, {flood_beside:.1f} tokens/s; {plan.adapters} adapters, {plan.slots} slots")
         async with client.busy(adapters, plan.adapter_streams) as loads:
             await asyncio.sleep(plan.adapter_seconds)
             now = time.monotonic()
@@ -223,8 +223,8 @@ async def _measure(
                 for each in loads
             ]
     return Figures(
-        alone=waits_of(alone),
-        flooded=waits_of(flooded),
+        alone=alone,
+        flooded=flooded,
         flood_alone_tokens_per_s=flood_alone,
         flood_tokens_per_s=flood_beside,
         adapters=waits,
