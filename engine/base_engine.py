@@ -332,10 +332,12 @@ class BaseEngine:
 def _admission(engine: AsyncLLM, settings: AdmissionSettings | None) -> Admission:
     if settings is None:
         return Admission(no_limits(), max_wait_s=math.inf)
-    lora = engine.vllm_config.lora_config
+    config, lora = engine.vllm_config, engine.vllm_config.lora_config
     limits = limits_of(
         settings,
-        max_num_seqs=engine.vllm_config.scheduler_config.max_num_seqs,
+        # Each of several engines of one model takes as many.
+        max_num_seqs=config.scheduler_config.max_num_seqs
+        * config.parallel_config.data_parallel_size,
         max_loras=lora.max_loras if lora else 0,
     )
     return Admission(limits, max_wait_s=settings.max_wait_s)

@@ -21,7 +21,7 @@ open.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -164,9 +164,10 @@ class FairQueue:
         """Those that may enter the engine now, in order. Asked after every `add` and `leave`."""
         self._forget_absent(now_s)
         admitted = []
-        while self.waiting:
-            self._mark_draining(now_s)
-            if (lane := self._next()) is None:
+        while self.waiting and self.running < self._limits.max_running:
+            lanes = sorted(self._waiting_lanes(), key=lambda lane: lane.key)
+            self._mark_draining(lanes, now_s)
+            if (lane := self._next(lanes)) is None:
                 break
             admitted.append(self._start(lane, now_s))
         return admitted
@@ -224,9 +225,9 @@ class FairQueue:
                 if lane.waiting:
                     yield lane
 
-    def _mark_draining(self, now_s: float) -> None:
+    def _mark_draining(self, lanes: Sequence[_Lane], now_s: float) -> None:
         """Choose as many adapters to give up their slots as others wait for one."""
-        claims = self._claims()
+        claims = self._claims(lanes)
         while len(self._draining) > len(claims):
             self._draining.popitem()
         past_turn = [
@@ -239,29 +240,27 @@ class FairQueue:
             if claim.key < key:
                 self._draining[adapter] = None
 
-    def _claims(self) -> list[_Lane]:
-        """The lanes whose adapters need a slot that is not free, in order."""
-        by_adapter = {
-            lane.adapter: lane
-            for lane in self._waiting_lanes()
-            if lane.adapter is not None and lane.adapter not in self._slots
-        }
+    def _claims(self, lanes: Sequence[_Lane]) -> list[_Lane]:
+        """Those of the lanes whose adapters need a slot that is not free."""
+        by_adapter: dict[str, _Lane] = {}
+        for lane in lanes:
+            if lane.adapter is not None and lane.adapter not in self._slots:
+                by_adapter.setdefault(lane.adapter, lane)
         claims, taken = [], len(self._slots)
-        for lane in sorted(by_adapter.values(), key=lambda lane: lane.key):
+        for lane in by_adapter.values():
             if taken < self._max_adapters(lane.tenant):
                 taken += 1
             else:
                 claims.append(lane)
         return claims
 
-    def _next(self) -> _Lane | None:
-        """The first whose adapter may be used, when it fits.
+    def _next(self, lanes: Sequence[_Lane]) -> _Lane | None:
+        """The first of the lanes whose adapter may be used, when it fits.
 
         Nobody slips past it: what asks for many answers at once would never find room for them,
         and who was served most would always have something in the engine.
         """
-        usable = (lane for lane in self._waiting_lanes() if self._may_use_adapter(lane))
-        lane = min(usable, key=lambda lane: lane.key, default=None)
+        lane = next((lane for lane in lanes if self._may_use_adapter(lane)), None)
         return lane if lane is not None and self._fits(lane) else None
 
     def _fits(self, lane: _Lane) -> bool:

@@ -22,6 +22,9 @@ LIMITS = Limits(
     about_s=10.0,
 )
 
+ROOMY = replace(LIMITS, max_running=16, max_running_shared=16)
+"""Room for more of each adapter than one, so that a slot is never free by chance."""
+
 
 def asked(
     tenant: str,
@@ -196,22 +199,32 @@ def test_leaving_and_coming_back_wipes_out_no_debt() -> None:
 
 def test_an_adapter_without_a_slot_gets_one_while_others_are_flooded() -> None:
     flood = [asked("a", "one"), asked("b", "two")]
-    engine = Engine()
+    engine = Engine(ROOMY)
     for each in flood:
         engine.ask(each, 10)
     engine.ask(asked("c", "three"))
-    engine.keep_busy(flood, 20)
+    engine.keep_busy(flood, 40)
     assert "three" in engine.adapters()
 
 
 def test_an_adapter_without_a_slot_gets_one_though_all_are_of_one_tenant() -> None:
     flood = [asked("a", "one"), asked("a", "two")]
-    engine = Engine()
+    engine = Engine(ROOMY)
     for each in flood:
         engine.ask(each, 10)
     engine.ask(asked("a", "three"))
-    engine.keep_busy(flood, 20)
+    engine.keep_busy(flood, 40)
     assert "three" in engine.adapters()
+
+
+def test_a_slot_is_not_given_up_for_one_that_was_served_more() -> None:
+    engine = Engine(replace(LIMITS, max_adapters=1, max_adapters_shared=1))
+    engine.ask(asked("less", "one"), 2)
+    engine.end(engine.ask(asked("more"))[0], used=1000)
+    engine.ask(asked("more", "two"))
+    engine.now_s = 2 * LIMITS.turn_s
+    engine.ask(asked("less", "one"))
+    assert engine.adapters() == ["one", "one", None, "one"]
 
 
 def test_an_adapter_keeps_its_slot_for_its_turn() -> None:
