@@ -153,6 +153,16 @@ def test_what_an_answer_uses_counts_while_it_is_made() -> None:
     assert engine.tenants()[-1] == "b"
 
 
+def test_a_prompt_counts_by_its_estimate_until_it_is_counted() -> None:
+    engine = Engine(replace(LIMITS, max_running=3, max_running_shared=3))
+    engine.ask(asked("long", tokens=1000))
+    engine.ask(asked("short"), 2)
+    engine.ask(asked("long"))
+    engine.ask(asked("short"))
+    engine.end(engine.inside[1])
+    assert engine.tenants()[-1] == "short"
+
+
 def test_a_wrong_estimate_is_corrected() -> None:
     engine = Engine(replace(LIMITS, max_running=1, max_running_shared=1))
     engine.ask(asked("a", tokens=100_000))
@@ -255,15 +265,14 @@ def test_no_more_slots_are_given_up_than_adapters_wait() -> None:
 
 
 def test_the_slot_of_who_waits_no_more_is_not_given_up() -> None:
-    engine = Engine(replace(LIMITS, max_adapters=1, max_adapters_shared=1, max_running=2))
-    engine.ask(asked("a", "one"), 3)
+    engine = Engine(replace(LIMITS, max_adapters=1, max_adapters_shared=1))
+    engine.ask(asked("a", "one"))
     (gone,) = engine.ask(asked("b", "two"))
     engine.now_s = LIMITS.turn_s
-    engine.admit()
+    engine.ask(asked("a", "one"))
+    assert engine.adapters() == ["one"]
     engine.end(gone)
-    engine.now_s += LIMITS.about_s
-    engine.end()
-    assert engine.adapters() == ["one", "one", "one"]
+    assert engine.adapters() == ["one", "one"]
 
 
 def test_the_base_model_needs_no_slot() -> None:
