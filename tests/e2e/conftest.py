@@ -44,7 +44,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "max_loras": SLOTS,
         "max_cpu_loras": KEPT,
         "max_num_seqs": SEQUENCES,
-        "admission": {"max_waiting": MAX_WAITING},
+        "admission": {"max_waiting": MAX_WAITING, "max_running_shared": SEQUENCES},
     }
     file.write_text(json.dumps(settings))
     with running_stack(folder) as running:
