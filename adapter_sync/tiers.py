@@ -36,6 +36,7 @@ class Tier:
     requests_per_minute: int
     tokens_per_minute: int
     max_streams: int
+    weight: int = 1
     own_base_models: bool = False
 
 
@@ -76,6 +77,7 @@ class _Limits(BaseModel):
     requests_per_minute: PositiveInt
     tokens_per_minute: PositiveInt
     max_streams: PositiveInt
+    weight: PositiveInt = 1
     own_base_models: bool = False
 
 

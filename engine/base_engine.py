@@ -6,6 +6,7 @@ Knows nothing of Triton: requests come as bytes, responses go to a Responder.
 import asyncio
 import json
 import logging
+import math
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -24,14 +25,18 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, read_lora_map
 from engine.adapter_table import AdapterTable, UnknownAdapterError
+from engine.admission import Admission, Entry, QueueTimeoutError
+from engine.admission_settings import AdmissionSettings, limits_of, no_limits
 from engine.channels import Responder
 from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
+from engine.fair_queue import Asked, QueueFullError
 from engine.handover_server import HandoverServer
 from engine.native_answer import NativeAnswer
 from engine.native_generation import SAMPLING_TYPES, generate_text, sampling_params
 from engine.native_request import NativeRequestError, Tensors, parse_native_request
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.responses import Failure
+from engine.token_usage import COUNTER, TokenCounter
 from engine.worker_extension import GROUP_ADAPTERS, HELD_ADAPTERS
 
 log = logging.getLogger(__name__)
@@ -40,6 +45,8 @@ log = logging.getLogger(__name__)
 LOOK_PERIOD_S = 1.0
 """How often vLLM is asked where the adapters are, at most. With 64 adapters an answer takes 0.6 ms,
 or a step of the engine while it is busy; asked ten times a second, streams were no slower."""
+BYTES_OF_A_TOKEN = 4
+"""About, to estimate a prompt that vLLM has not read yet."""
 
 
 class NativeResponder(Protocol):
@@ -59,6 +66,9 @@ class _EngineRequest:
     served_name: str
     request_id: str
     cache_salt: str | None
+    tenant: str
+    weight: float
+    size_bytes: int
     body: Mapping[str, Any]
 
 
@@ -70,10 +80,12 @@ class BaseEngine:
         engine: AsyncLLM,
         app: OpenAIApp,
         table: AdapterTable[LoRARequest] | None,
+        admission: Admission,
     ) -> None:
         self._engine = engine
         self._app = app
         self._table = table
+        self._admission = admission
         self._handover: HandoverServer | None = None
         # They stay the same as long as the engine lives; finding them reads every process of the
         # machine.
@@ -82,8 +94,8 @@ class BaseEngine:
         self._looking: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, arguments: Namespace) -> "BaseEngine":
-        """Start vLLM; returns when it can generate."""
+    async def start(cls, arguments: Namespace, admission: AdmissionSettings | None) -> "BaseEngine":
+        """Start vLLM; returns when it can generate. Without `admission` nothing queues for it."""
         engine = AsyncLLM.from_vllm_config(
             AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
                 usage_context=UsageContext.OPENAI_API_SERVER
@@ -102,9 +114,9 @@ class BaseEngine:
             max_cpu_loras=lora.max_cpu_loras or lora.max_loras,
         )
         # What the start left behind, a million objects, is no garbage collection's business: a full
-        # one of them all would hold every stream for a quarter of a second.
+        # one of them all would hold every stream meanwhile.
         freeze_gc_heap()
-        return cls(engine, app, table)
+        return cls(engine, app, table, _admission(engine, admission))
 
     async def serve_adapters(self, model_folder: Path, socket: Path) -> None:
         """Listen for the companion, then apply the map that lies in its folder.
@@ -158,6 +170,8 @@ class BaseEngine:
             raise
         except UnknownAdapterError as error:
             responder.fail(Failure.NOT_FOUND, str(error))
+        except (QueueFullError, QueueTimeoutError) as error:
+            responder.fail(Failure.UNAVAILABLE, str(error))
         except (ValueError, TypeError, NotImplementedError, VLLMClientError) as error:
             responder.fail(Failure.INVALID_ARG, str(error))
         except Exception:
@@ -177,7 +191,18 @@ class BaseEngine:
         lora_name = request.lora_name and self._known_name(request.lora_name)
         sampling = sampling_params(request)
         answer = NativeAnswer(request, choices=sampling.n)
+        asked = Asked(
+            # It knows no tenants: an adapter counts as one, and the base model.
+            tenant=(lora_name or "").partition("@")[0],
+            weight=1,
+            adapter=self._in_a_slot(lora_name),
+            sequences=sampling.n,
+            tokens=len(request.prompt) // BYTES_OF_A_TOKEN,
+        )
+        counter = TokenCounter(lambda: entry.charge(sum(counter.usage)))
+        COUNTER.set(counter)
         async with (
+            self._admission.entered(asked) as entry,
             self._lease(lora_name),
             aclosing(
                 generate_text(self._engine, request.prompt, sampling, self._lora(lora_name))
@@ -185,6 +210,7 @@ class BaseEngine:
         ):
             # One output alone, the last, when it is no stream.
             async for output in outputs:
+                entry.charge(sum(counter.usage))
                 responder.send(answer.tensors(output), final=output.finished)
 
     def _lora(self, lora_name: str | None) -> LoRARequest | None:
@@ -220,6 +246,7 @@ class BaseEngine:
             "in_flight": max(
                 self._in_flight, self._engine.output_processor.get_num_unfinished_requests()
             ),
+            "waiting": self._admission.waiting,
             "max_model_len": self._engine.model_config.max_model_len,
             "max_lora_rank": lora.max_lora_rank if lora else 0,
             "max_loras": lora.max_loras if lora else 0,
@@ -252,7 +279,7 @@ class BaseEngine:
     async def _answer(self, request: _EngineRequest, responder: Responder) -> None:
         begun = False
         try:
-            async with self._lease(request.lora_name):
+            async with self._entered(request) as entry, self._lease(request.lora_name):
                 async for part in self._app.call(
                     request.endpoint,
                     body=request.body,
@@ -269,8 +296,14 @@ class BaseEngine:
                     )
                     responder.write(body, http_status=part.http_status, usage=part.usage)
                     begun = begun or part.http_status is not None
+                    if entry is not None:
+                        entry.charge(sum(part.usage))
         except UnknownAdapterError as error:
             responder.write(_error(str(error), "adapter_not_loaded"), http_status=404)
+        except QueueFullError as error:
+            responder.write(_error(str(error), "queue_full"), http_status=429)
+        except QueueTimeoutError as error:
+            responder.write(_error(str(error), "queue_timeout"), http_status=503)
         except UnsupportedEndpointError:
             api = request.endpoint.path.rpartition("/")[2]
             message = f"The model does not support the {api} API."
@@ -284,12 +317,42 @@ class BaseEngine:
             else:
                 responder.write(_error(failure, "engine_error"), http_status=500)
 
+    def _entered(self, request: _EngineRequest) -> AbstractAsyncContextManager[Entry | None]:
+        if not request.endpoint.queued:
+            return nullcontext()
+        asked = Asked(
+            tenant=request.tenant,
+            weight=request.weight,
+            adapter=self._in_a_slot(request.lora_name),
+            sequences=request.endpoint.sequences(request.body),
+            tokens=request.size_bytes // BYTES_OF_A_TOKEN,
+        )
+        return self._admission.entered(asked)
+
+    def _in_a_slot(self, lora_name: str | None) -> str | None:
+        """The adapter, unless there are no slots: then its lease refuses it."""
+        return lora_name if self._table is not None else None
+
     def _lease(self, lora_name: str | None) -> AbstractAsyncContextManager[None]:
         if lora_name is None:
             return nullcontext()
         if self._table is None:
             raise UnknownAdapterError("This base model serves no adapters.")
         return self._table.lease(lora_name)
+
+
+def _admission(engine: AsyncLLM, settings: AdmissionSettings | None) -> Admission:
+    if settings is None:
+        return Admission(no_limits(), max_wait_s=math.inf)
+    config, lora = engine.vllm_config, engine.vllm_config.lora_config
+    limits = limits_of(
+        settings,
+        # Each of several engines of one model takes as many.
+        max_num_seqs=config.scheduler_config.max_num_seqs
+        * config.parallel_config.data_parallel_size,
+        max_loras=lora.max_loras if lora else 0,
+    )
+    return Admission(limits, max_wait_s=settings.max_wait_s)
 
 
 def _in_all(workers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[set[int], set[int]]:
@@ -313,6 +376,9 @@ def _parse_request(raw: bytes) -> _EngineRequest:
         served_name=document["served_name"],
         request_id=document["request_id"],
         cache_salt=document.get("cache_salt"),
+        tenant=document["tenant"],
+        weight=document["weight"],
+        size_bytes=len(raw),
         body=dict(document["body"]),
     )
 

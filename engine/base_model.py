@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import triton_python_backend_utils as pb_utils
 
 from engine.channels import Channels, Message
-from engine.engine_arguments import read_engine_arguments
+from engine.engine_arguments import read_admission, read_engine_arguments
 from engine.handover import socket_path
 from engine.native_request import INPUTS
 from engine.responses import ResponseSender
@@ -57,7 +57,7 @@ class TritonPythonModel:
             served_model_name=model_folder.name,
             models_dir=Path(os.environ.get("LORA_MODELS_DIR", DEFAULT_MODELS_DIR)),
         )
-        engine = await BaseEngine.start(arguments)
+        engine = await BaseEngine.start(arguments, read_admission(version_folder))
         socket = socket_path(model_folder.parent, model_folder.name)
         await engine.serve_adapters(model_folder, socket)
         return engine

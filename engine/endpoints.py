@@ -36,13 +36,16 @@ class Endpoint:
     """A path of vLLM's server, of which `task` has to be one of the model's tasks.
 
     `id_prefix` begins the id that the request gets, None where its protocol takes none; `salted`
-    is whether it takes a cache_salt.
+    is whether it takes a cache_salt; `queued`, whether the engine works on it, so that it has to
+    wait for its turn; `prompts`, its field that may hold several.
     """
 
     path: str
     task: str | None = GENERATE
     id_prefix: str | None = ""
     salted: bool = True
+    queued: bool = True
+    prompts: str | None = None
     error_event: ErrorEvent = openai_error_event
 
     def body(
@@ -61,11 +64,21 @@ class Endpoint:
             ours["cache_salt"] = cache_salt
         return json.dumps({**body, **ours}).encode()
 
+    def sequences(self, body: Mapping[str, Any]) -> int:
+        """How many answers a body asks for at once; what vLLM would refuse counts as one."""
+        choices = body.get("n")
+        prompts = body.get(self.prompts) if self.prompts is not None else None
+        # A list of numbers is one prompt.
+        count = 1
+        if isinstance(prompts, list) and prompts and isinstance(prompts[0], str | list):
+            count = len(prompts)
+        return count * choices if type(choices) is int and choices > 0 else count
+
 
 ENDPOINTS: Mapping[str, Endpoint] = MappingProxyType(
     {
         "chat.completions": Endpoint(path="/v1/chat/completions"),
-        "completions": Endpoint(path="/v1/completions"),
+        "completions": Endpoint(path="/v1/completions", prompts="prompt"),
         "responses": Endpoint(
             path="/v1/responses", id_prefix="resp_", error_event=responses_error_event
         ),
@@ -76,11 +89,16 @@ ENDPOINTS: Mapping[str, Endpoint] = MappingProxyType(
             path="/v1/messages/count_tokens",
             id_prefix=None,
             salted=False,
+            queued=False,
             error_event=anthropic_error_event,
         ),
-        "embeddings": Endpoint(path="/v1/embeddings", task=EMBED),
-        "tokenize": Endpoint(path="/tokenize", task=None, id_prefix=None, salted=False),
-        "detokenize": Endpoint(path="/detokenize", task=None, id_prefix=None, salted=False),
+        "embeddings": Endpoint(path="/v1/embeddings", task=EMBED, prompts="input"),
+        "tokenize": Endpoint(
+            path="/tokenize", task=None, id_prefix=None, salted=False, queued=False
+        ),
+        "detokenize": Endpoint(
+            path="/detokenize", task=None, id_prefix=None, salted=False, queued=False
+        ),
     }
 )
 """By the name that the gateway uses."""

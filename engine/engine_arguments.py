@@ -1,15 +1,22 @@
 """A base model's vLLM engine arguments: `1/model.json`, as in NVIDIA's vLLM backend.
 
-Imports nothing of the project but the model path's rule and a name, and vllm only to parse.
+One key of it is this server's own: `admission`, see `admission_settings`. Imports of the project
+nothing else but the model path's rule and a name, and vllm only to parse.
 """
 
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from adapter_sync.model_path import resolve_model
+from engine.admission_settings import AdmissionSettings
 from engine.worker_extension import WORKER_EXTENSION
+
+ADMISSION = "admission"
 
 
 class EngineArgumentsError(ValueError):
@@ -24,12 +31,7 @@ def read_engine_arguments(
     Raises EngineArgumentsError when the file is missing or vLLM would not take it.
     """
     path = version_folder / "model.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EngineArgumentsError(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("model"), str):
-        raise EngineArgumentsError(f"{path} must be a JSON object with a 'model'")
+    settings = _read(path)
     settings["model"] = resolve_model(settings["model"], models_dir)
     settings["served_model_name"] = served_model_name
     # OpenAI tells how much of the prompt came from its cache; vLLM does when it is asked to.
@@ -41,10 +43,25 @@ def read_engine_arguments(
     return _parse(list(command_line(settings)), path)
 
 
+def read_admission(version_folder: Path) -> AdmissionSettings | None:
+    """How requests queue for the base model; None when they do not.
+
+    Raises EngineArgumentsError when the file is missing or wrong.
+    """
+    path = version_folder / "model.json"
+    settings = _read(path).get(ADMISSION, {})
+    try:
+        return None if settings is False else msgspec.convert(settings, AdmissionSettings)
+    except msgspec.ValidationError as error:
+        raise EngineArgumentsError(f"{path}: '{ADMISSION}' is wrong: {error}") from error
+
+
 def command_line(settings: Mapping[str, object]) -> Iterator[str]:
     """The settings as the words of `vllm serve`: `--max-loras 8 --no-enable-prefix-caching`."""
     for key, value in settings.items():
         option = key.replace("_", "-")
+        if key == ADMISSION:
+            continue
         if value is True:
             yield f"--{option}"
         elif value is False:
@@ -54,6 +71,16 @@ def command_line(settings: Mapping[str, object]) -> Iterator[str]:
             yield from (_word(item) for item in value)
         elif value is not None:
             yield from (f"--{option}", _word(value))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineArgumentsError(f"{path} can't be read as JSON: {error}") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("model"), str):
+        raise EngineArgumentsError(f"{path} must be a JSON object with a 'model'")
+    return settings
 
 
 def _word(value: object) -> str:

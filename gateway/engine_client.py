@@ -8,13 +8,18 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
-    """What the engine is asked; `body` is the client's own request body."""
+    """What the engine is asked; `body` is the client's own request body.
+
+    `tenant` waits for its turn in the engine, and `weight` is its share among the others.
+    """
 
     endpoint: str
     lora_name: str | None
     served_name: str
     request_id: str
     cache_salt: str
+    tenant: str
+    weight: int
     body: Mapping[str, Any]
 
 

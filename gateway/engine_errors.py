@@ -9,7 +9,13 @@ import re
 from typing import Any
 
 from adapter_sync.errors import LoraServerError, TritonUnavailableError
-from gateway.errors import AdapterNotReadyError, EngineFailedError, EngineRefusedError
+from gateway.errors import (
+    AdapterNotReadyError,
+    EngineFailedError,
+    EngineRefusedError,
+    QueueFullError,
+    QueueTimeoutError,
+)
 
 _INTERNAL_NAME = re.compile(r"adp_[0-9a-z]+@[0-9a-f]+")
 _SERVER_PATH = re.compile(r"(?<![\w#/.:-])/(?:[\w.@+-]+/)+[\w.@+-]*")
@@ -24,6 +30,7 @@ _PARAMETER = re.compile(r" \(parameter=\w+(?:, value=.*)?\)\Z", re.DOTALL)
 # Agents shorten their conversation when they see the code.
 _TOO_LONG = re.compile(r"maximum context length|exceeds the max_model_len")
 _ADAPTER_NOT_LOADED = "adapter_not_loaded"
+_QUEUE_FULL, _QUEUE_TIMEOUT = "queue_full", "queue_timeout"
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
 
@@ -37,6 +44,10 @@ def engine_error(
     code = error["code"] if isinstance(error.get("code"), str) else None
     if code == _ADAPTER_NOT_LOADED:
         return AdapterNotReadyError(requested_model=served_name)
+    if code == _QUEUE_FULL:
+        return QueueFullError(message)
+    if code == _QUEUE_TIMEOUT:
+        return QueueTimeoutError(message)
     if status == _UNAVAILABLE:
         return TritonUnavailableError(message)
     if status >= _SERVER_ERROR:

@@ -12,6 +12,8 @@ What only the gateway raises, on top of the tree in adapter_sync.errors:
     TransientError
     ├── RateLimitError            more in a minute, or at once, than the tenant's tier allows
     ├── AdapterNotReadyError      the requested adapter is still loading
+    ├── QueueFullError            too many of the tenant's requests wait for the engine
+    ├── QueueTimeoutError         the request has waited for the engine as long as it may
     ├── EngineFailedError         vLLM failed
     ├── EngineTimeoutError        the engine did not answer in time
     ├── RequestDeadlineError      the request took longer than it may
@@ -149,6 +151,18 @@ class AdapterNotReadyError(errors.TransientError):
 
     def __init__(self, *, requested_model: str) -> None:
         super().__init__(f"The adapter `{requested_model}` is still loading. Try again shortly.")
+
+
+class QueueFullError(errors.TransientError):
+    """Too many of the tenant's requests wait for the engine; the message is the engine's."""
+
+    code = "rate_limit_exceeded"
+
+
+class QueueTimeoutError(errors.TransientError):
+    """The request has waited for the engine as long as it may; the message is the engine's."""
+
+    code = "server_is_overloaded"
 
 
 class EngineFailedError(errors.TransientError):
@@ -342,6 +356,8 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         EngineRefusedError: Rule(status=400),
         RateLimitError: Rule(status=429),
         AdapterNotReadyError: Rule(status=503, headers=RETRY_SOON),
+        QueueFullError: Rule(status=429, headers=RETRY_SOON, type="requests"),
+        QueueTimeoutError: Rule(status=503, headers=RETRY_SOON),
         EngineFailedError: Rule(status=500, words=_UNEXPECTED),
         EngineTimeoutError: Rule(status=504),
         RequestDeadlineError: Rule(status=504, headers=NO_RETRY),

@@ -82,6 +82,7 @@ class TierObject(TypedDict):
     requests_per_minute: int
     tokens_per_minute: int
     max_streams: int
+    weight: int
 
 
 @with_config(EXACT)
@@ -160,6 +161,7 @@ def tier_object(tier: Tier) -> TierObject:
         "requests_per_minute": tier.requests_per_minute,
         "tokens_per_minute": tier.tokens_per_minute,
         "max_streams": tier.max_streams,
+        "weight": tier.weight,
     }
 
 

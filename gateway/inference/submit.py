@@ -61,6 +61,8 @@ def route_of(endpoint: Endpoint) -> Callable[..., Awaitable[Response]]:
                 served_name=asked.requested_model,
                 request_id=engine_request_id,
                 cache_salt=cache_salt(services.secret_key, tenant.id),
+                tenant=tenant.id,
+                weight=services.registry.tiers.of(tenant).weight,
                 body=asked.body,
             )
 

@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any other vLLM engine argument, VALUE as JSON or a word; may be repeated",
+        help="any other vLLM engine argument, VALUE as JSON or a word; may be repeated; "
+        "`admission` is the queue before the engine: docs/limits-and-usage.md",
     )
     arguments = parser.parse_args(argv)
     try:

@@ -1,4 +1,6 @@
 import functools
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from tests.hub_server import Hub, running_hub
 from tests.stack_process import BASE_MODEL, ROOT, Stack, running_stack
 
 MODEL_FOLDER = ROOT / ".runtime" / "models" / BASE_MODEL
+SLOTS, KEPT, SEQUENCES, MAX_WAITING = 2, 3, 8, 40
+"""Of the small installation."""
 PeftAnswer = Callable[[str, Path | None, int], str]
 
 
@@ -26,6 +30,24 @@ def stack(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Stack]
     """One installation with explicit model control, for all tests."""
     folder = tmp_path_factory.mktemp("explicit")
     with running_stack(folder, settings={"HF_ENDPOINT": hub.endpoint}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """An installation whose engine has few slots, keeps few adapters and does little at once."""
+    folder = tmp_path_factory.mktemp("small")
+    base = folder / "model_repository" / BASE_MODEL
+    shutil.copytree(ROOT / "model_repository" / BASE_MODEL, base)
+    file = base / "1" / "model.json"
+    settings = json.loads(file.read_text()) | {
+        "max_loras": SLOTS,
+        "max_cpu_loras": KEPT,
+        "max_num_seqs": SEQUENCES,
+        "admission": {"max_waiting": MAX_WAITING, "max_running_shared": SEQUENCES},
+    }
+    file.write_text(json.dumps(settings))
+    with running_stack(folder) as running:
         yield running
 
 

@@ -1,7 +1,5 @@
 """Where in the engine adapters are: more of them than it has slots, and than it keeps in memory."""
 
-import json
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,23 +11,10 @@ import httpx
 import pytest
 
 from adapter_sync.record import NodeBaseModel
-from tests.stack_process import BASE_MODEL, ROOT, Stack, example, running_stack, upload, wait_for
+from tests.e2e.conftest import KEPT, SLOTS
+from tests.stack_process import BASE_MODEL, Stack, example, upload, wait_for
 
-SLOTS, KEPT = 2, 3
 MOVE_DEADLINE_S = 120
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An installation whose engine has few slots and keeps few adapters in memory."""
-    folder = tmp_path_factory.mktemp("small")
-    base = folder / "model_repository" / BASE_MODEL
-    shutil.copytree(ROOT / "model_repository" / BASE_MODEL, base)
-    file = base / "1" / "model.json"
-    settings = json.loads(file.read_text()) | {"max_loras": SLOTS, "max_cpu_loras": KEPT}
-    file.write_text(json.dumps(settings))
-    with running_stack(folder) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -176,15 +176,16 @@ class Installation:
             is_ready=lambda: answers(f"{self.url}/health/ready"),
         ) as process:
             self._roots = [process]
-            self.key = self._new_key()
+            self.key = self.new_key("bench")
             yield self.server([])
 
-    def _new_key(self) -> str:
+    def new_key(self, tenant: str) -> str:
+        """A new tenant's key."""
         registry = Registry.open(self.settings.registry_url)
         try:
             # The tier of the highest limits: none of them is to be met.
-            registry.create_tenant("bench", "dedicated")
-            return registry.create_key("bench")
+            registry.create_tenant(tenant, "dedicated")
+            return registry.create_key(tenant)
         finally:
             registry.close()
 

@@ -43,6 +43,8 @@ def asked(
         served_name=BASE_MODEL,
         request_id="",
         cache_salt="",
+        tenant="acme",
+        weight=1,
         body={"tokens": tokens, "period_s": period_s, "size": size},
     )
     return client.call(BASE_MODEL, request)

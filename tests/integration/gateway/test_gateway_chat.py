@@ -10,6 +10,7 @@ import pytest
 from openai import NotFoundError
 
 from adapter_sync.record import AdapterStatus
+from adapter_sync.tiers import load_tiers
 from tests.integration.gateway.running import Client, Gateway, Prompt
 from tests.integration.gateway.stand_in import StandIn
 
@@ -106,6 +107,16 @@ def test_each_tenant_has_its_own_cache_salt(
     key = (gateway.data_folder / "secret.key").read_bytes()
     expected = hmac.new(key, client.tenant.id.encode(), hashlib.sha256).hexdigest()
     assert salts[0] == expected
+
+
+def test_the_engine_is_told_whose_turn_it_is_and_the_weight_of_its_tier(
+    client: Client, stand_in: StandIn, prompt: Prompt
+) -> None:
+    text = prompt("hello")
+    client.chat(text)
+    request = stand_in.wait_for(text).request
+    weight = load_tiers().of(client.tenant).weight
+    assert (request["tenant"], request["weight"]) == (client.tenant.id, weight)
 
 
 def test_an_unknown_model_is_not_found(client: Client) -> None:

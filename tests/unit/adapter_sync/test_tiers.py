@@ -39,7 +39,9 @@ def test_the_built_in_tiers_are_the_promised_ones() -> None:
     }
 
 
-@pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute", "max_streams"])
+@pytest.mark.parametrize(
+    "limit", ["requests_per_minute", "tokens_per_minute", "max_streams", "weight"]
+)
 def test_a_higher_built_in_tier_allows_more(limit: str) -> None:
     tiers = load_tiers()
     shared, reserved, dedicated = (
@@ -57,9 +59,15 @@ def test_a_file_replaces_the_built_in_tiers_as_a_whole(tmp_path: Path) -> None:
         requests_per_minute=2,
         tokens_per_minute=3,
         max_streams=4,
+        weight=1,
     )
     with pytest.raises(UnknownTierError, match=r"no tier 'shared'\. The tiers are: gold\."):
         tiers.named("shared")
+
+
+def test_a_tier_may_say_its_weight(tmp_path: Path) -> None:
+    tiers = load_tiers(tiers_file(tmp_path, f"{GOLD}weight = 7\n"))
+    assert tiers.named("gold").weight == 7
 
 
 def test_a_tenant_whose_tier_is_gone_is_told_so(tmp_path: Path) -> None:
@@ -77,6 +85,7 @@ def test_a_tenant_whose_tier_is_gone_is_told_so(tmp_path: Path) -> None:
         ("[gold]\nmax_adapters = 1", "gold.max_adapter_bytes: Field required"),
         (f"{GOLD}max_streems = 1", "gold.max_streems: Extra"),
         (GOLD.replace("= 4", "= 0"), "gold.max_streams: Input should be greater than 0"),
+        (f"{GOLD}weight = 0", "gold.weight: Input should be greater than 0"),
         (GOLD.replace("= 0", "= -1"), "gold.max_adapters: Input should be greater"),
         (GOLD.replace("= 3", "= true"), "gold.tokens_per_minute: Input should be a valid integer"),
         (GOLD.replace("= 3", '= "3"'), "gold.tokens_per_minute: Input should be a valid integer"),

@@ -6,7 +6,14 @@ import pytest
 
 from adapter_sync.errors import TritonUnavailableError
 from gateway.engine_errors import engine_error, public_words
-from gateway.errors import AdapterNotReadyError, EngineFailedError, EngineRefusedError, answer_for
+from gateway.errors import (
+    AdapterNotReadyError,
+    EngineFailedError,
+    EngineRefusedError,
+    QueueFullError,
+    QueueTimeoutError,
+    answer_for,
+)
 
 LORA_NAME = "adp_0123456789abcdefghij@0123456789abcdef"
 
@@ -90,6 +97,18 @@ def test_an_adapter_that_the_engine_does_not_have_yet_is_not_ready() -> None:
     payload = _vllm_error("not loaded", code="adapter_not_loaded")
     error = engine_error(404, payload, lora_name=LORA_NAME, served_name="base:finance")
     assert isinstance(error, AdapterNotReadyError)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "cls"),
+    [(429, "queue_full", QueueFullError), (503, "queue_timeout", QueueTimeoutError)],
+)
+def test_who_found_no_place_in_the_engine_is_told_in_its_words(
+    status: int, code: str, cls: type[Exception]
+) -> None:
+    payload = _vllm_error("It waited 60 s.", code=code)
+    error = engine_error(status, payload, lora_name=None, served_name="base")
+    assert (type(error), str(error)) == (cls, "It waited 60 s.")
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ from gateway.errors import (
     EngineTimeoutError,
     InvalidRequestError,
     ModelNotFoundError,
+    QueueFullError,
+    QueueTimeoutError,
     answer_for,
 )
 
@@ -149,6 +151,14 @@ def test_every_error_class_has_a_rule(module: object) -> None:
             *(503, "server_error", "model", "adapter_not_ready"),
         ),
         (
+            QueueFullError("512 of your requests wait"),
+            *(429, "requests", None, "rate_limit_exceeded"),
+        ),
+        (
+            QueueTimeoutError("waited 60 s"),
+            *(503, "server_error", None, "server_is_overloaded"),
+        ),
+        (
             AdapterFailedError(requested_model="x", reason="y"),
             *(409, "invalid_request_error", "model", "adapter_failed"),
         ),
@@ -203,6 +213,8 @@ def test_an_error_that_a_retry_cannot_cure_says_so(error: LoraServerError) -> No
     "error",
     [
         AdapterNotReadyError(requested_model="x"),
+        QueueFullError("512 of your requests wait"),
+        QueueTimeoutError("waited 60 s"),
         TritonUnavailableError("UNAVAILABLE"),
         TritonRefusedError("INTERNAL"),
     ],

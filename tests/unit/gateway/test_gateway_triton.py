@@ -33,6 +33,8 @@ REQUEST = EngineRequest(
     served_name="tiny",
     request_id="0" * 32,
     cache_salt="salt",
+    tenant="acme",
+    weight=2,
     body={"messages": [{"content": "é \ud800"}]},
 )
 
@@ -61,6 +63,8 @@ def test_a_request_is_json() -> None:
         "served_name": "tiny",
         "request_id": "0" * 32,
         "cache_salt": "salt",
+        "tenant": "acme",
+        "weight": 2,
         "body": {"messages": [{"content": "é \ud800"}]},
     }
 
