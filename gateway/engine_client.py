@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,16 +23,14 @@ class EngineRequest:
     body: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenUsage:
+class TokenUsage(NamedTuple):
     """The tokens that a request has used so far."""
 
     prompt_tokens: int
     completion_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineResponse:
+class EngineResponse(NamedTuple):
     """A piece of the answer; `status` (HTTP) comes with the first that has bytes.
 
     `usage` comes when it has grown.

@@ -54,6 +54,9 @@ class ChannelCall:
         self._ended = False
         self._error: TransientError | None = None
         self._news: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._within_s = self._late_at = 0.0
 
     async def read(self, *, within_s: float) -> EngineResponse | None:
         """All that has come, as one piece; None after the last."""
@@ -67,6 +70,8 @@ class ChannelCall:
 
     def leave(self) -> None:
         """Say that the answer is wanted no more, if it has not come."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         channel, number = self.channels[-1]
         channel.leave(number)
 
@@ -90,12 +95,27 @@ class ChannelCall:
         return taken
 
     async def _wait(self, within_s: float) -> None:
-        self._news = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(within_s):
-                await self._news
-        except TimeoutError as error:
-            raise EngineTimeoutError(waited_s=within_s) from error
+        self._news = self._loop.create_future()
+        self._within_s, self._late_at = within_s, self._loop.time() + within_s
+        # One alarm for many waits, which looks for the newest: one for each wait is dear.
+        if self._alarm is not None and self._alarm.when() > self._late_at:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._alarm is None:
+            self._set_alarm()
+        await self._news
+
+    def _set_alarm(self) -> None:
+        self._alarm = self._loop.call_at(self._late_at, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._alarm = None
+        if self._news is None or self._news.done():
+            return
+        if self._loop.time() < self._late_at:
+            self._set_alarm()
+        else:
+            self._news.set_exception(EngineTimeoutError(waited_s=self._within_s))
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():

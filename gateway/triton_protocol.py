@@ -95,6 +95,9 @@ def read_frames(response: service_pb2.ModelInferResponse) -> Iterator[Frame]:
 
 def joined(frames: Sequence[Frame]) -> EngineResponse:
     """Frames of one request as one piece: the status of the first, the newest usage."""
+    if len(frames) == 1:
+        # The usual case, every token of every stream.
+        return EngineResponse(frames[0].status, frames[0].payload, frames[0].usage)
     return EngineResponse(
         status=frames[0].status,
         payload=b"".join([each.payload for each in frames]),
@@ -119,7 +122,7 @@ def _frames(raw: bytes) -> Iterator[Frame]:
             raise ValueError(f"a frame ends at byte {start + length} of {len(raw)}")
         usage = None
         if flags & _HAS_USAGE:
-            usage = TokenUsage(prompt_tokens=prompt, completion_tokens=completion)
+            usage = TokenUsage(prompt, completion)
         payload = raw[start : start + length]
         start += length
         final, unknown = bool(flags & _FINAL), bool(flags & _UNKNOWN_CHANNEL)

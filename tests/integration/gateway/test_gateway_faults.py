@@ -99,7 +99,8 @@ def test_a_fault_after_the_first_byte_is_an_event_and_the_end(
 ) -> None:
     with client.chat_stream(script) as answer:
         assert answer.status_code == 200
-        first, last = _events(answer)
+        # On a busy machine the first one takes a while.
+        first, last = (event for event in _events(answer) if event != ": keep-alive")
     assert '"content": "The"' in first
     assert _error_event(last)["code"] == code
     assert "/srv" not in last
