@@ -16,6 +16,8 @@ REQUEST = EngineRequest(
     served_name="tiny",
     request_id="0" * 32,
     cache_salt="salt",
+    tenant="acme",
+    weight=1,
     body={},
 )
 
