@@ -19,7 +19,7 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     max_running_shared: _Count | None = None
     max_waiting: _Count = 512
-    max_wait_s: Annotated[float, msgspec.Meta(gt=0)] = 60
+    max_wait_s: Annotated[float, msgspec.Meta(gt=0)] = 100
     turn_s: Annotated[float, msgspec.Meta(ge=0)] = 1
 
 
