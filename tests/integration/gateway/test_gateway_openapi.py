@@ -37,7 +37,7 @@ KEY_BELOW = {
     "detokenize": _TENANTS,
     "admin": ["adminKey"],
 }
-OUTER_S = 240
+OUTER_S = 800
 """When schemathesis is given up; it takes half a minute on two cores."""
 LOADING = AdapterFilter(status=AdapterStatus.LOADING)
 REPO = "my-org/llama-lora-v4"
