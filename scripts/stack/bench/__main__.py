@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         "--quick",
         action="store_true",
         help=f"one round of {words_of(QUICK.scenarios)} with {words_of(QUICK.streams)} streams; "
-        f"no run begins more than {QUICK.within_s:g} s after the start",
+        f"no run begins more than {QUICK.within_s:g} s after all servers are ready",
     )
     kind.add_argument(
         "--ready-tokens",

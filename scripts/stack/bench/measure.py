@@ -32,13 +32,12 @@ def measure(plan: Plan, folder: Path, *, command: str, report: Callable[[Documen
     Ctrl-C ends it early. `report` is called with what was measured until then, however it ends.
     Raises ChildError, LoadError.
     """
-    deadline = time.monotonic() + plan.within_s
     measured: dict[Place, list[tuple[Sample, Cost]]] = defaultdict(list)
     hot: list[HotLoad] = []
     say(f"logs are in {folder}")
     try:
         if plan.scenarios:
-            for place, sample_and_cost in measurements(plan, folder, deadline):
+            for place, sample_and_cost in measurements(plan, folder):
                 measured[place].append(sample_and_cost)
         if plan.hot_load_mb and set(HOT_LOAD_SERVERS) <= set(plan.servers):
             say(f"starting {', '.join(HOT_LOAD_SERVERS)} for hot-loads")
@@ -86,10 +85,8 @@ def warm_up(server: Server, plan: Plan, client: LoadClient) -> None:
     client.measure(server.target, load)
 
 
-def measurements(
-    plan: Plan, folder: Path, deadline: float
-) -> Iterator[tuple[Place, tuple[Sample, Cost]]]:
-    """The plan's runs, each as it ends, until the deadline of the monotonic clock.
+def measurements(plan: Plan, folder: Path) -> Iterator[tuple[Place, tuple[Sample, Cost]]]:
+    """The plan's runs, each as it ends, as long as its time lasts once all servers are warm.
 
     One with failed requests is told of and left out. Raises ChildError, LoadError.
     """
@@ -98,6 +95,7 @@ def measurements(
         client.wait_until_ready()
         for server in servers.values():
             warm_up(server, plan, client)
+        deadline = time.monotonic() + plan.within_s
         steps = list(plan.steps())
         for number, step in enumerate(steps, 1):
             place = (step.scenario, step.streams, step.server)

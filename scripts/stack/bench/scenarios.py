@@ -18,7 +18,7 @@ class Plan:
 
     A run's requests are `requests_per_stream` for each stream, but at least `least_requests`;
     each has `input_tokens` random tokens and is answered with exactly `output_tokens`.
-    No run begins more than `within_s` after the start. Adapters of `hot_load_mb` are loaded
+    No run begins more than `within_s` after all servers are ready. Adapters of `hot_load_mb` are loaded
     after the runs, `rounds` times each.
     `ready_tokens_per_s` is for a stream without an engine; None is vLLM.
     """
@@ -102,7 +102,7 @@ QUICK = Plan(
     input_tokens=32,
     output_tokens=16,
     hot_load_mb=(1, 50),
-    within_s=360,
+    within_s=240,
 )
 HOT_LOAD = Plan(
     servers=HOT_LOAD_SERVERS,
