@@ -18,8 +18,8 @@ class Plan:
 
     A run's requests are `requests_per_stream` for each stream, but at least `least_requests`;
     each has `input_tokens` random tokens and is answered with exactly `output_tokens`.
-    No run begins more than `within_s` after all servers are ready. Adapters of `hot_load_mb` are loaded
-    after the runs, `rounds` times each.
+    No run begins more than `within_s` after all servers are ready. Adapters of `hot_load_mb` are
+    loaded after the runs, `rounds` times each.
     `ready_tokens_per_s` is for a stream without an engine; None is vLLM.
     """
 
