@@ -13,7 +13,7 @@ import structlog
 
 from adapter_sync.base_models import ENGINE_ARGUMENTS_FILE
 from adapter_sync.errors import LoraServerError, TritonUnavailableError
-from adapter_sync.lora_map import companion_name
+from adapter_sync.lora_map import adapter_files_name, companion_name
 from adapter_sync.triton_repository import ModelState, TritonRepository
 
 log = structlog.get_logger()
@@ -46,16 +46,16 @@ def to_load(
 
 
 def unneeded(
-    found: Collection[str], gone: Collection[str], companions: Collection[str]
+    found: Collection[str], gone: Collection[str], with_adapters: Collection[str]
 ) -> list[str]:
     """What is not to be loaded while only the base models `found` are there; sorted. Pure.
 
-    Those that are `gone`, and of the `companions` that hold adapters every one whose base model is
-    not there: a Triton that starts anew loads what was unloaded.
+    Base models that are `gone`, and what belongs to them or to others that are not there but still
+    have adapters: a Triton that starts anew loads what was unloaded.
     """
-    needed = {companion_name(name) for name in found}
-    of_gone = {companion_name(name) for name in gone}
-    return sorted({*gone, *of_gone, *companions} - needed)
+    missing = {*gone, *with_adapters} - {*found}
+    theirs = (name(each) for name in (companion_name, adapter_files_name) for each in missing)
+    return sorted({*missing, *theirs} - {*found})
 
 
 class BaseModelLoader:
@@ -66,11 +66,11 @@ class BaseModelLoader:
         self._tried: Tried | None = None
 
     def look(
-        self, folders: Sequence[Path], gone: Collection[str], companions: Collection[str] = ()
+        self, folders: Sequence[Path], gone: Collection[str], with_adapters: Collection[str]
     ) -> None:
         """Load what is new among the base models' folders, unload those `gone`.
 
-        `companions` are the names of those that hold adapters.
+        `with_adapters` are the base models, there or not, whose adapters are.
 
         Raises TritonUnavailableError, TritonRefusedError.
         """
@@ -81,7 +81,7 @@ class BaseModelLoader:
             # Not to be waited for: an engine that starts must not hold up the end.
             threading.Thread(target=self._load, args=(name,), daemon=True).start()
         # Triton's list leaves out what has lost its folder, so each is asked for by its name.
-        for name in unneeded(found, gone, companions):
+        for name in unneeded(found, gone, with_adapters):
             if self._triton.is_ready(name):
                 self._triton.unload(name)
                 log.info("base_model.unloaded", model=name)

@@ -1,4 +1,4 @@
-"""A companion's folder in Triton's model repository: the adapters' files and the lora map.
+"""What adapter_sync writes into Triton's model repository: the lora map and the adapters' files.
 
 Everything is made in the staging folder and renamed in, because Triton may look at any moment and
 takes a half-written file for a broken model. So staging and repository share a file system.
@@ -19,8 +19,10 @@ from adapter_sync.lora_map import (
     COMPANION_SUFFIX,
     EMPTY_LORA_MAP,
     LORA_MAP_FILE,
+    VERSION_FOLDER,
     LoraMap,
     LoraMapError,
+    adapter_files_folder,
     companion_name,
     dump_lora_map,
     read_lora_map,
@@ -31,31 +33,35 @@ from adapter_sync.sources.files import CONFIG_FILE, WEIGHTS_FILE
 log = structlog.get_logger()
 
 TEMPLATES = Path(__file__).parent / "triton_models"
-VERSION_FOLDER = "1"
 
 
 class CompanionFolder:
-    """`<repository>/<base>-adapters/1`: written by adapter_sync alone."""
+    """`<base>-adapters/1` and `<base>-adapter-files/1`: written by adapter_sync alone."""
 
     def __init__(self, *, repository: Path, base_model: str, staging: Path) -> None:
         self.name = companion_name(base_model)
-        self._model_folder = repository / self.name
-        self._folder = self._model_folder / VERSION_FOLDER
+        self._repository = repository
+        self._folder = repository / self.name / VERSION_FOLDER
+        self._files = adapter_files_folder(repository, base_model)
         self.staging = staging
         # A folder of its own: one base model's name may begin with another's companion's.
         self._stages = staging / self.name
         self._known: tuple[tuple[int, int], LoraMap] | None = None
 
     def create(self) -> None:
-        """Put the Triton model itself in place if it is not there.
+        """Put the two Triton models themselves in place if they are not there.
 
         Raises ConfigurationError when staging and repository are on different file systems.
         """
-        check_same_file_system(self.staging, self._model_folder.parent)
-        if not self._folder.is_dir():
-            with self._stage() as stage:
-                shutil.copytree(TEMPLATES / "companion", stage / "model")
-                (stage / "model").rename(self._model_folder)
+        check_same_file_system(self.staging, self._repository)
+        for template, folder in (("adapter_files", self._files), ("companion", self._folder)):
+            if not folder.is_dir():
+                with self._stage() as stage:
+                    shutil.copytree(TEMPLATES / template, stage / "model")
+                    (stage / "model").rename(folder.parent)
+        # An earlier version kept the adapters beside their map.
+        for name in _folders(self._folder):
+            (self._folder / name).rename(self._files / name)
 
     def lora_map(self) -> LoraMap:
         """The map that lies there, the empty one when there is none.
@@ -81,10 +87,7 @@ class CompanionFolder:
 
     def adapter_folders(self) -> frozenset[str]:
         """The adapters whose files are there, by lora_name."""
-        if not self._folder.is_dir():
-            return frozenset()
-        with os.scandir(self._folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        return _folders(self._files) if self._files.is_dir() else frozenset()
 
     def install(self, lora_name: str, content: Content, blobs: BlobStore) -> None:
         """Link an adapter's two files in; nothing else ever reaches the engine's disk.
@@ -96,12 +99,12 @@ class CompanionFolder:
             folder.mkdir()
             link_or_copy(blobs.path(content.config_blob), folder / CONFIG_FILE)
             link_or_copy(blobs.path(content.weights_blob), folder / WEIGHTS_FILE)
-            folder.rename(self._folder / lora_name)
+            folder.rename(self._files / lora_name)
 
     def remove(self, lora_name: str) -> None:
         """Take an adapter's files away."""
         with self._stage() as stage:
-            (self._folder / lora_name).rename(stage / lora_name)
+            (self._files / lora_name).rename(stage / lora_name)
 
     def write_map(self, lora_map: LoraMap) -> None:
         """Put a map in place of the earlier one."""
@@ -127,15 +130,20 @@ class CompanionFolder:
         shutil.rmtree(self._stages, ignore_errors=True)
 
 
+def _folders(folder: Path) -> frozenset[str]:
+    with os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
 def _identity(file: Path) -> tuple[int, int]:
     status = file.stat()
     return status.st_ino, status.st_mtime_ns
 
 
-def companions_with_adapters(repository: Path) -> list[str]:
-    """The companions in Triton's model repository whose lora map was written, sorted."""
+def base_models_with_adapters(repository: Path) -> list[str]:
+    """The base models, there or gone, whose lora map was written into the repository; sorted."""
     return sorted(
-        file.parents[1].name
+        file.parents[1].name.removesuffix(COMPANION_SUFFIX)
         for file in repository.glob(f"[!.]*{COMPANION_SUFFIX}/{VERSION_FOLDER}/{LORA_MAP_FILE}")
     )
 

@@ -1,5 +1,8 @@
 """The lora map: what a base model's engine is to serve, one JSON file in its companion's folder.
 
+The adapters' files lie in a Triton model of their own beside it, because Triton looks at every file
+of a model when it loads it: ten thousand adapters would slow every commit down.
+
 adapter_sync writes it, the engine reads it. Imports nothing of the project and nothing outside
 the standard library: Triton's Python backend imports it too.
 
@@ -16,6 +19,9 @@ from typing import NamedTuple
 
 LORA_MAP_FILE = "lora_map.json"
 COMPANION_SUFFIX = "-adapters"
+ADAPTER_FILES_SUFFIX = "-adapter-files"
+VERSION_FOLDER = "1"
+"""The one version that each of these Triton models has."""
 STATUS_QUERY = "status"
 """What a companion is asked by adapter_sync, which knows the adapters itself."""
 
@@ -25,7 +31,7 @@ class LoraMapError(ValueError):
 
 
 class LoraMapEntry(NamedTuple):
-    """One adapter: its identity in the engine and its folder, relative to the map's own.
+    """One adapter: its identity in the engine and its folder among the adapters' files.
 
     A tuple, because ten thousand of them are made in a third of a dataclass's time.
     """
@@ -49,8 +55,18 @@ EMPTY_LORA_MAP = LoraMap(revision=0, adapters=())
 
 
 def companion_name(base_model: str) -> str:
-    """The Triton model that holds a base model's lora map and adapter files."""
+    """The Triton model that holds a base model's lora map."""
     return f"{base_model}{COMPANION_SUFFIX}"
+
+
+def adapter_files_name(base_model: str) -> str:
+    """The Triton model that holds a base model's adapters' files, and does nothing else."""
+    return f"{base_model}{ADAPTER_FILES_SUFFIX}"
+
+
+def adapter_files_folder(repository: Path, base_model: str) -> Path:
+    """Where the folders that a base model's lora map names lie."""
+    return repository / adapter_files_name(base_model) / VERSION_FOLDER
 
 
 def dump_lora_map(lora_map: LoraMap) -> str:
@@ -115,7 +131,9 @@ def _parse_entry(adapter: Mapping[str, object]) -> LoraMapEntry:
     if not isinstance(name, str):
         raise LoraMapError(f"not a lora map: an entry is {adapter!r}")
     if folder in ("", ".", "..") or "/" in folder or "\0" in folder:
-        raise LoraMapError(f"not a lora map: the folder {folder!r} leads out of the companion's")
+        raise LoraMapError(
+            f"not a lora map: the folder {folder!r} leads out of the adapters' files"
+        )
     return LoraMapEntry(lora_name=lora_name, folder=folder, rank=rank, name=name)
 
 

@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,14 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from adapter_sync.lora_map import LoraMapError, companion_name, parse_lora_map, read_lora_map
+from adapter_sync.lora_map import (
+    VERSION_FOLDER,
+    LoraMapError,
+    adapter_files_folder,
+    companion_name,
+    parse_lora_map,
+    read_lora_map,
+)
 from engine.adapter_table import AdapterTable, UnknownAdapterError
 from engine.admission import Admission, Entry, QueueTimeoutError
 from engine.admission_settings import AdmissionSettings, limits_of, no_limits
@@ -125,11 +133,13 @@ class BaseEngine:
         """
         if self._table is None:
             return
-        self._handover = HandoverServer(socket, self._answer_companion)
+        repository, base_model = model_folder.parent, model_folder.name
+        files = adapter_files_folder(repository, base_model)
+        self._handover = HandoverServer(socket, partial(self._answer_companion, files))
         await self._handover.start()
-        folder = model_folder.parent / companion_name(model_folder.name) / "1"
+        companion = repository / companion_name(base_model) / VERSION_FOLDER
         try:
-            await self._table.apply(read_lora_map(folder), folder)
+            await self._table.apply(read_lora_map(companion), files)
         except LoraMapError:
             # adapter_sync writes it anew; the base model serves meanwhile.
             log.exception("lora_map.unreadable")
@@ -267,12 +277,13 @@ class BaseEngine:
             else:
                 table.note_held(slots, cached)
 
-    async def _answer_companion(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _answer_companion(
+        self, adapter_files: Path, question: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         if self._table is not None and "lora_map" in question:
-            folder = Path(question["folder"])
             # Not on the loop that the streams run on: there may be thousands in it.
             lora_map = await asyncio.to_thread(parse_lora_map, question["lora_map"])
-            await self._table.apply(lora_map, folder)
+            await self._table.apply(lora_map, adapter_files)
             return {}
         return self.status()
 

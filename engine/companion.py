@@ -1,8 +1,8 @@
 """The companion inside Triton's Python backend: it commits a base model's lora map.
 
-Anything written below a base model's folder makes Triton start its engine anew. So the map and
-the adapter files lie in this tiny model's folder: loading it is the commit, and its inference
-answers how each adapter fares. There is no `finalize()` on purpose: Triton calls the old
+Anything written below a base model's folder makes Triton start its engine anew. So the map lies
+in this tiny model's folder: loading it is the commit, and its inference answers how each adapter
+fares. There is no `finalize()` on purpose: Triton calls the old
 instance's after the new one's `initialize()`.
 """
 
@@ -34,15 +34,14 @@ class TritonPythonModel:
         be read fails the load, and the earlier one goes on serving.
         """
         model_folder = Path(args["model_repository"]).resolve()
-        folder = model_folder / args["model_version"]
         base_model = model_folder.name.removesuffix(COMPANION_SUFFIX)
         self._socket = socket_path(model_folder.parent, base_model)
-        text = read_lora_map_text(folder)
+        text = read_lora_map_text(model_folder / args["model_version"])
         self._lora_map = parse_lora_map(text)
         self._base_model = base_model
         revision, began = self._lora_map.revision, time.monotonic()
         try:
-            ask(self._socket, {"lora_map": text, "folder": str(folder)})
+            ask(self._socket, {"lora_map": text})
         except HandoverError as error:
             pb_utils.Logger.log_info(f"lora_map.deferred revision={revision}: {error}")
         else:

@@ -18,7 +18,7 @@ from stack.child import answers
 from stack.installation import environment_of, settings_below
 
 from adapter_sync.engine_status import EngineStatus
-from adapter_sync.lora_map import companion_name
+from adapter_sync.lora_map import adapter_files_folder, companion_name
 from adapter_sync.registry import Registry
 from adapter_sync.settings import TRITON_KEY_HEADER
 from adapter_sync.triton_control import ExplicitControl
@@ -98,7 +98,8 @@ class Stack:
         return sorted(str(path) for path in staged if path.suffix != ".lock")
 
     def adapter_folders(self) -> list[str]:
-        return sorted(path.name for path in self.companion.iterdir() if path.is_dir())
+        files = adapter_files_folder(self.repository, BASE_MODEL)
+        return sorted(path.name for path in files.iterdir() if path.is_dir())
 
 
 def upload(

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from adapter_sync.base_model_loader import BaseModelLoader
 from adapter_sync.base_models import base_model_folders, read_base_model
 from adapter_sync.blobs import BlobStore
-from adapter_sync.companion_folder import CompanionFolder, companions_with_adapters
+from adapter_sync.companion_folder import CompanionFolder, base_models_with_adapters
 from adapter_sync.engine_status import EngineStatus
 from adapter_sync.errors import ConfigurationError, LoraServerError, TritonUnavailableError
 from adapter_sync.node import ThisNode
@@ -150,7 +150,7 @@ def _load_base_models(loader: BaseModelLoader, registry: Registry, repository: P
     gone = [name for name in names if not (repository / name).is_dir()]
     # A Triton that is away has nothing loaded, and loads all that is there when it starts.
     with contextlib.suppress(TritonUnavailableError):
-        loader.look(base_model_folders(repository), gone, companions_with_adapters(repository))
+        loader.look(base_model_folders(repository), gone, base_models_with_adapters(repository))
 
 
 def _register_base_models(

@@ -173,13 +173,15 @@ class AddError(Exception):
 
 def check_name(name: str, settings: "Settings") -> None:
     """Raise AddError when it can't name a base model, or names one."""
-    from adapter_sync.lora_map import COMPANION_SUFFIX
+    from adapter_sync.lora_map import ADAPTER_FILES_SUFFIX, COMPANION_SUFFIX
 
     target = settings.model_repository / name
-    if NAME.fullmatch(name) is None or name.endswith(COMPANION_SUFFIX):
+    suffixes = COMPANION_SUFFIX, ADAPTER_FILES_SUFFIX
+    if NAME.fullmatch(name) is None or name.endswith(suffixes):
         raise AddError(
             f"'{name}' can't be a base model's name: use up to 128 letters, digits, '.', '_' and "
-            f"'-', with a letter or digit at both ends, and not '{COMPANION_SUFFIX}' at the end"
+            f"'-', with a letter or digit at both ends, and neither '{suffixes[0]}' nor "
+            f"'{suffixes[1]}' at the end"
         )
     if target.exists():
         raise AddError(f"there is a base model '{name}' already, in {target}")
@@ -187,8 +189,9 @@ def check_name(name: str, settings: "Settings") -> None:
 
 def add(name: str, engine_arguments: Mapping[str, object], settings: "Settings") -> None:
     """Write the folders, the companion's only for LoRA. Raises AddError, leaving nothing."""
-    from adapter_sync.companion_folder import TEMPLATES, VERSION_FOLDER, CompanionFolder
+    from adapter_sync.companion_folder import TEMPLATES, CompanionFolder
     from adapter_sync.errors import ConfigurationError
+    from adapter_sync.lora_map import VERSION_FOLDER
 
     target = settings.model_repository / name
     settings.model_repository.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from adapter_sync.lora_map import adapter_files_folder
 from adapter_sync.registry import Registry
 from tests.hub_server import Repo, running_hub
 from tests.large_adapter import LargeAdapter, write_large_adapter, write_large_base_model
@@ -153,7 +154,7 @@ def test_an_upload_of_the_largest_size_takes_the_gateway_no_memory(
         fields = {"config": adapter.config} if packed is None else {}
         uploaded = _upload(client, file, **fields)
         assert uploaded["size_bytes"] == adapter.weights.stat().st_size > 480_000_000
-        folder = tmp_path / "repository" / f"{BASE_MODEL}-adapters" / "1"
+        folder = adapter_files_folder(tmp_path / "repository", BASE_MODEL)
         _wait_for(lambda: list(folder.glob("adp_*")), "the adapter's folder")
         after = _peak_bytes(gateway), _peak_bytes(adapter_sync)
         more = [end - begin for begin, end in zip(before, after, strict=True)]
@@ -180,7 +181,7 @@ def test_a_fetch_of_the_largest_size_takes_little_memory(
         before = _peak_bytes(gateway), _peak_bytes(sync)
         body = {"name": "large", "base_model": BASE_MODEL, "repo": "my-org/large"}
         assert client.post("/v1/adapters", json=body).is_success
-        folder = tmp_path / "repository" / f"{BASE_MODEL}-adapters" / "1"
+        folder = adapter_files_folder(tmp_path / "repository", BASE_MODEL)
         _wait_for(lambda: list(folder.glob("adp_*")), "the adapter's folder")
         after = _peak_bytes(gateway), _peak_bytes(sync)
         print(f"gateway and adapter_sync, bytes more: {after[0] - before[0], after[1] - before[1]}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapter_sync.companion_folder import TEMPLATES
-from adapter_sync.lora_map import COMPANION_SUFFIX
+from adapter_sync.lora_map import ADAPTER_FILES_SUFFIX, COMPANION_SUFFIX
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
@@ -44,9 +44,10 @@ def test_a_committed_base_model_has_nothing_else_but_its_engine_arguments(base_m
     assert arguments["enable_lora"] is True
 
 
-def test_no_companion_is_committed() -> None:
+def test_nothing_that_adapter_sync_writes_is_committed() -> None:
     assert committed()
-    assert not any(name.endswith(COMPANION_SUFFIX) for name in committed())
+    suffixes = COMPANION_SUFFIX, ADAPTER_FILES_SUFFIX
+    assert not any(name.endswith(suffixes) for name in committed())
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,7 @@ def test_no_companion_is_committed() -> None:
         *(f"model_repository/{name}" for name in committed()),
         "adapter_sync/triton_models/base",
         "adapter_sync/triton_models/companion",
+        "adapter_sync/triton_models/adapter_files",
     ],
 )
 def test_git_keeps_the_plain_file(folder: str) -> None:

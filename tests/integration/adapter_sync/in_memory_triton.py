@@ -11,7 +11,7 @@ from pathlib import Path
 
 from adapter_sync.engine_status import EngineAdapter, EngineStatus
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
-from adapter_sync.lora_map import LoraMap, read_lora_map
+from adapter_sync.lora_map import COMPANION_SUFFIX, LoraMap, adapter_files_folder, read_lora_map
 
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
 
@@ -89,13 +89,13 @@ class InMemoryTriton:
             raise TritonUnavailableError("Triton does not answer: connection refused")
 
     def _load(self, companion: str) -> None:
-        folder = self.repository / companion / "1"
-        lora_map = read_lora_map(folder)
+        lora_map = read_lora_map(self.repository / companion / "1")
         self.loads += 1
         self.companion_revision = lora_map.revision
         self.companion_is_broken = False
         if self.base_is_up and lora_map.revision >= self.engine_revision:
-            self._take_over(lora_map, folder)
+            base_model = companion.removesuffix(COMPANION_SUFFIX)
+            self._take_over(lora_map, adapter_files_folder(self.repository, base_model))
 
     def _take_over(self, lora_map: LoraMap, folder: Path) -> None:
         names = {entry.lora_name for entry in lora_map.adapters}

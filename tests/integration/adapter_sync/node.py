@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.companion_folder import CompanionFolder
 from adapter_sync.intake import Intake
-from adapter_sync.lora_map import companion_name, read_lora_map
+from adapter_sync.lora_map import adapter_files_folder, companion_name, read_lora_map
 from adapter_sync.node import ThisNode
 from adapter_sync.reconciler.apply import BaseModelReconciler
 from adapter_sync.record import Adapter, AdapterStatus, Overwrite, Revision, Tenant
@@ -44,6 +44,10 @@ class Node:
     @property
     def companion(self) -> Path:
         return self.repository / companion_name(BASE_MODEL) / "1"
+
+    @property
+    def adapter_files(self) -> Path:
+        return adapter_files_folder(self.repository, BASE_MODEL)
 
     def folder(self) -> CompanionFolder:
         return CompanionFolder(
@@ -118,9 +122,9 @@ class Node:
         assert [entry.lora_name for entry in lora_map.adapters] == names
         assert self.triton.served() == sorted(self.triton.engine) == names
         assert self.triton.engine_revision == lora_map.revision
-        assert sorted(path.name for path in self.companion.iterdir() if path.is_dir()) == names
+        assert sorted(path.name for path in self.adapter_files.iterdir() if path.is_dir()) == names
         for each in served:
-            weights = self.companion / each.lora_name / "adapter_model.safetensors"
+            weights = self.adapter_files / each.lora_name / "adapter_model.safetensors"
             assert sha256(weights.read_bytes()) == each.revision.weights_blob
         assert [self.serving(each) for each in served] == [each.lora_name for each in served]
         revisions = [

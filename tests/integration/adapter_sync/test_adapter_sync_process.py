@@ -135,7 +135,7 @@ def test_files_are_prepared_while_there_is_no_triton(
     adapter = node.upload()
     with process(environment, tmp_path / "log") as started:
         wait_for_words("reconciliation.postponed", tmp_path / "log", started)
-    assert (node.companion / adapter.lora_name / "adapter_model.safetensors").is_file()
+    assert (node.adapter_files / adapter.lora_name / "adapter_model.safetensors").is_file()
 
 
 def test_blobs_that_nobody_uses_are_removed_at_the_start(

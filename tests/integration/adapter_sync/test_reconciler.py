@@ -151,6 +151,11 @@ def lost_companion(node: Node) -> tuple[list[Adapter], list[Adapter]]:
     return [node.upload()], []
 
 
+def lost_adapter_files(node: Node) -> tuple[list[Adapter], list[Adapter]]:
+    shutil.rmtree(node.adapter_files.parent)
+    return [node.upload()], []
+
+
 @pytest.mark.parametrize(
     "scenario",
     [
@@ -163,6 +168,7 @@ def lost_companion(node: Node) -> tuple[list[Adapter], list[Adapter]]:
         two_new_revisions,
         deletion_of_two_revisions,
         lost_companion,
+        lost_adapter_files,
     ],
 )
 def test_a_crash_at_any_step_loses_nothing_and_leaves_nothing(
@@ -285,7 +291,7 @@ def test_a_deleted_adapter_keeps_its_files_until_its_last_request_ends(node: Nod
     for _ in range(3):
         result = reconciler.run_pass()
         assert result.waiting
-        assert (node.companion / adapter.lora_name / "adapter_model.safetensors").is_file()
+        assert (node.adapter_files / adapter.lora_name / "adapter_model.safetensors").is_file()
         assert node.rows() == [adapter.id]
     node.triton.end_request(adapter.lora_name)
     node.settle(reconciler)
@@ -298,7 +304,7 @@ def test_while_triton_is_away_files_and_map_are_written_and_it_is_told_later(nod
     reconciler = node.start()
     with pytest.raises(TransientError, match="does not answer"):
         reconciler.run_pass()
-    assert (node.companion / adapter.lora_name).is_dir()
+    assert (node.adapter_files / adapter.lora_name).is_dir()
     assert [each.lora_name for each in read_lora_map(node.companion).adapters] == [
         adapter.lora_name
     ]
@@ -410,7 +416,7 @@ def test_a_folder_that_nobody_knows_is_cleared_away(node: Node) -> None:
     adapter = node.upload()
     reconciler = node.start()
     node.settle(reconciler)
-    (node.companion / "adp_unknown@0123").mkdir()
+    (node.adapter_files / "adp_unknown@0123").mkdir()
     node.settle(reconciler)
     node.check(served=[adapter])
 

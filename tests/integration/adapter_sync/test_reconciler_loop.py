@@ -226,7 +226,7 @@ def test_a_base_model_that_was_removed_is_let_be_and_served_again_when_it_return
         time.sleep(0.4)
         assert not node.companion.parent.exists()
         (node.staging / "away").rename(folder)
-        wait_for((node.companion / adapter.lora_name).is_dir)
+        wait_for((node.adapter_files / adapter.lora_name).is_dir)
         wait_for(lambda: node.triton.served() == [adapter.lora_name])
 
 
@@ -235,7 +235,7 @@ def test_a_triton_that_comes_late_is_told_what_was_missed(node: Node, tritons: T
     node.triton.is_up = False
     with running(node, tritons):
         adapter = node.upload()
-        wait_for((node.companion / adapter.lora_name).is_dir)
+        wait_for((node.adapter_files / adapter.lora_name).is_dir)
         time.sleep(0.2)
         assert not is_ready(node, adapter.id)
         node.triton.is_up = True

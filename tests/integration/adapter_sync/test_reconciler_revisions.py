@@ -61,7 +61,7 @@ def test_an_old_revision_keeps_its_files_until_its_last_request_ends(node: Node)
         result = reconciler.run_pass()
     assert result.waiting
     assert node.status(new) is AdapterStatus.READY
-    assert (node.companion / old.lora_name / "adapter_model.safetensors").is_file()
+    assert (node.adapter_files / old.lora_name / "adapter_model.safetensors").is_file()
     node.triton.end_request(old.lora_name)
     node.settle(reconciler)
     node.check(served=[new])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapter_sync.base_model_loader import BaseModelLoader, to_load
-from adapter_sync.companion_folder import companions_with_adapters
+from adapter_sync.companion_folder import base_models_with_adapters
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
 from adapter_sync.lora_map import LORA_MAP_FILE
 from adapter_sync.triton_repository import ModelState
@@ -104,12 +104,12 @@ def test_an_engine_that_starts_holds_up_no_look(tmp_path: Path, triton: InMemory
     triton.may_load.clear()
     folders = [write(tmp_path, "a"), write(tmp_path, "b")]
     loader = BaseModelLoader(triton)
-    loader.look(folders, [])
+    loader.look(folders, [], [])
     wait_for(lambda: sorted(triton.loads) == ["a", "b"])
-    loader.look(folders, [])
+    loader.look(folders, [], [])
     triton.may_load.set()
     wait_for(lambda: triton.is_ready("a") and triton.is_ready("b"))
-    loader.look(folders, [])
+    loader.look(folders, [], [])
     assert sorted(triton.loads) == ["a", "b"]
 
 
@@ -120,42 +120,45 @@ def test_one_that_fails_is_told_and_left_alone_until_it_is_mended(
     folder = write(tmp_path, "a")
     loader = BaseModelLoader(triton)
     for _ in range(3):
-        loader.look([folder], [])
+        loader.look([folder], [], [])
         wait_for(lambda: triton.models["a"].state == "UNAVAILABLE")
     assert triton.loads == ["a"]
     wait_for(lambda: "no such model" in capsys.readouterr().out)
     triton.refused = None
     time.sleep(0.01)
     write(tmp_path, "a")
-    loader.look([folder], [])
+    loader.look([folder], [], [])
     wait_for(lambda: triton.is_ready("a"))
 
 
-def test_one_that_is_gone_is_unloaded_with_its_companion_and_may_come_back(
+def test_one_that_is_gone_is_unloaded_with_what_belongs_to_it_and_may_come_back(
     tmp_path: Path, triton: InMemoryRepository
 ) -> None:
-    triton.models = {"a": READY, "a-adapters": READY, "b": READY, "b-adapters": READY}
+    of_a, of_b = ({n, f"{n}-adapters", f"{n}-adapter-files"} for n in "ab")
+    triton.models = dict.fromkeys({*of_a, *of_b}, READY)
     loader = BaseModelLoader(triton)
-    loader.look([write(tmp_path, "b")], ["a", "elsewhere"])
-    assert triton.models["a"] == triton.models["a-adapters"] == UNLOADED
-    assert triton.models["b"] == triton.models["b-adapters"] == READY
-    loader.look([write(tmp_path, "a"), tmp_path / "b"], [])
+    loader.look([write(tmp_path, "b")], ["a", "elsewhere"], ["b"])
+    assert {triton.models[name] for name in of_a} == {UNLOADED}
+    assert {triton.models[name] for name in of_b} == {READY}
+    loader.look([write(tmp_path, "a"), tmp_path / "b"], [], ["b"])
     wait_for(lambda: triton.is_ready("a"))
     assert triton.loads == ["a"]
 
 
-def test_a_companion_that_outlived_its_base_model_is_unloaded_and_no_other_model(
+def test_adapters_that_outlived_their_base_model_are_unloaded_and_no_other_model(
     tmp_path: Path, triton: InMemoryRepository
 ) -> None:
-    triton.models = {"gone-adapters": READY, "b-adapters": READY, "my-own-adapters": READY}
+    outlived = {"gone-adapters", "gone-adapter-files"}
+    others = {"b-adapters", "b-adapter-files", "my-own-adapters"}
+    triton.models = dict.fromkeys(outlived | others, READY)
     for companion in ("gone-adapters", "b-adapters"):
         (tmp_path / companion / "1").mkdir(parents=True)
         (tmp_path / companion / "1" / LORA_MAP_FILE).write_text("{}")
     (tmp_path / "my-own-adapters" / "1").mkdir(parents=True)
-    companions = companions_with_adapters(tmp_path)
-    BaseModelLoader(triton).look([write(tmp_path, "b")], [], companions)
-    assert triton.models["gone-adapters"] == UNLOADED
-    assert triton.models["b-adapters"] == triton.models["my-own-adapters"] == READY
+    with_adapters = base_models_with_adapters(tmp_path)
+    BaseModelLoader(triton).look([write(tmp_path, "b")], [], with_adapters)
+    assert {triton.models[name] for name in outlived} == {UNLOADED}
+    assert {triton.models[name] for name in others} == {READY}
 
 
 def test_what_came_while_triton_was_away_is_loaded_when_it_is_back(
@@ -164,7 +167,7 @@ def test_what_came_while_triton_was_away_is_loaded_when_it_is_back(
     triton.is_up = False
     loader = BaseModelLoader(triton)
     with pytest.raises(TritonUnavailableError):
-        loader.look([write(tmp_path, "a")], [])
+        loader.look([write(tmp_path, "a")], [], [])
     triton.is_up = True
-    loader.look([tmp_path / "a"], [])
+    loader.look([tmp_path / "a"], [], [])
     wait_for(lambda: triton.is_ready("a"))

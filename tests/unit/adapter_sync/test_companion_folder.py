@@ -53,9 +53,13 @@ def test_the_companion_is_put_in_place_once(
     folder: CompanionFolder, repository: Path, staging: Path
 ) -> None:
     model = repository / "base-adapters"
-    assert files(model) == ["1/__pycache__", "1/model.py", "config.pbtxt"]
-    for name in files(model):
-        assert (model / name).read_bytes() == (TEMPLATES / "companion" / name).read_bytes()
+    for template, made in (
+        ("companion", model),
+        ("adapter_files", repository / "base-adapter-files"),
+    ):
+        assert files(made) == ["1/__pycache__", "1/model.py", "config.pbtxt"]
+        for name in files(made):
+            assert (made / name).read_bytes() == (TEMPLATES / template / name).read_bytes()
     (model / "config.pbtxt").write_text("changed by the operator")
     before = (model / "config.pbtxt").stat().st_ctime_ns
     folder.create()
@@ -78,7 +82,7 @@ def test_an_installed_adapter_is_two_files_that_share_the_blobs_bytes(
     folder: CompanionFolder, repository: Path, staging: Path, blobs: FolderBlobStore
 ) -> None:
     folder.install(NAME, CONTENT, blobs)
-    adapter = repository / "base-adapters" / "1" / NAME
+    adapter = repository / "base-adapter-files" / "1" / NAME
     assert files(adapter) == ["adapter_config.json", "adapter_model.safetensors"]
     assert (adapter / "adapter_config.json").samefile(blobs.path(CONFIG))
     assert (adapter / "adapter_model.safetensors").samefile(blobs.path(WEIGHTS))
@@ -123,10 +127,23 @@ def test_a_file_that_is_no_map_is_removed(folder: CompanionFolder, repository: P
 
 
 def test_only_folders_count_as_adapters(folder: CompanionFolder, repository: Path) -> None:
-    version = repository / "base-adapters" / "1"
+    version = repository / "base-adapter-files" / "1"
     (version / "stray").write_text("a file")
     (version / "link").symlink_to(repository)
     assert folder.adapter_folders() == frozenset()
+
+
+def test_adapters_that_an_earlier_version_kept_beside_their_map_are_moved(
+    folder: CompanionFolder, repository: Path, blobs: FolderBlobStore
+) -> None:
+    folder.install(NAME, CONTENT, blobs)
+    folder.write_map(MAP)
+    now = repository / "base-adapter-files" / "1" / NAME
+    now.rename(repository / "base-adapters" / "1" / NAME)
+    folder.create()
+    assert folder.adapter_folders() == {NAME}
+    assert files(now) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert files(repository / "base-adapters" / "1") == ["__pycache__", LORA_MAP_FILE, "model.py"]
 
 
 def test_leftovers_of_this_companion_go_and_those_of_others_stay(

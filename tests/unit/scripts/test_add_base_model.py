@@ -57,6 +57,9 @@ def engine_arguments(repository: Path, name: str) -> dict[str, object]:
 def test_both_folders_are_made(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["llama", "--model", "meta-llama/Llama-3.1-8B-Instruct"]) == 0
     assert files(repository) == [
+        "llama-adapter-files/1/__pycache__",
+        "llama-adapter-files/1/model.py",
+        "llama-adapter-files/config.pbtxt",
         "llama-adapters/1/__pycache__",
         "llama-adapters/1/model.py",
         "llama-adapters/config.pbtxt",
@@ -65,7 +68,11 @@ def test_both_folders_are_made(repository: Path, capsys: pytest.CaptureFixture[s
         "llama/1/model.py",
         "llama/config.pbtxt",
     ]
-    for kind, name in (("base", "llama"), ("companion", "llama-adapters")):
+    for kind, name in (
+        ("base", "llama"),
+        ("companion", "llama-adapters"),
+        ("adapter_files", "llama-adapter-files"),
+    ):
         for file in files(TEMPLATES / kind):
             assert (repository / name / file).read_bytes() == (TEMPLATES / kind / file).read_bytes()
     assert base_model_folders(repository) == [repository / "llama"]
@@ -193,6 +200,7 @@ def test_a_second_base_model_leaves_the_first_alone(repository: Path) -> None:
         "a b",
         "ends-",
         "llama-adapters",
+        "llama-adapter-files",
         "é",
         "a" * 129,
     ],

@@ -80,6 +80,7 @@ def test_a_process_costs_what_it_used_since_and_the_same_names_are_added_up() ->
         ("/triton/bin/tritonserver --model-repository=/data", "tritonserver"),
         ("/t/triton_python_backend_stub /models/llama/1/model.py lora_1_", "stub"),
         ("/t/triton_python_backend_stub /models/llama-adapters/1/model.py lora_1_", "companion"),
+        ("/t/triton_python_backend_stub /models/llama-adapter-files/1/model.py l_2_", "companion"),
         ("VLLM::EngineCore", "engine core"),
         ("VLLM::Worker", "worker"),
         ("python -m vllm.entrypoints.openai.api_server --model /m", "api server"),
