@@ -35,12 +35,18 @@ class Entry:
 
 
 class Admission:
-    """The way into the engine."""
+    """The way into the engine; `unread` tells the tokens of the prompts that it has yet to read."""
 
     def __init__(
-        self, limits: Limits, *, max_wait_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        limits: Limits,
+        *,
+        unread: Callable[[], int],
+        max_wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = FairQueue(limits)
+        self._unread = unread
         self._max_wait_s = max_wait_s
         self._clock = clock
         self._waiters: dict[Place, asyncio.Future[None]] = {}
@@ -49,6 +55,11 @@ class Admission:
     def waiting(self) -> int:
         """How many requests wait."""
         return self._queue.waiting
+
+    def look(self) -> None:
+        """Let in whom the engine has made room for: it may have read prompts."""
+        if self._queue.waiting:
+            self._admit()
 
     @asynccontextmanager
     async def entered(self, asked: Asked) -> AsyncIterator[Entry]:
@@ -77,7 +88,7 @@ class Admission:
             del self._waiters[place]
 
     def _admit(self) -> None:
-        for place in self._queue.admit(self._clock()):
+        for place in self._queue.admit(self._clock(), self._unread()):
             waiter = self._waiters.get(place)
             # One that is cancelled at this moment leaves its place when it runs next.
             if waiter is not None and not waiter.done():

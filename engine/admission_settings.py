@@ -15,20 +15,30 @@ ABOUT_S = 10.0
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`max_running_shared` is an eighth less than vLLM's max_num_seqs when it is not given."""
+    """`max_running_shared` is an eighth less than vLLM's max_num_seqs when it is not given.
+
+    `max_prompt_tokens_shared` is then max_num_batched_tokens: what a step reads.
+    """
 
     max_running_shared: _Count | None = None
+    max_prompt_tokens_shared: _Count | None = None
     max_waiting: _Count = 512
     max_wait_s: Annotated[float, msgspec.Meta(gt=0)] = 100
     turn_s: Annotated[float, msgspec.Meta(ge=0)] = 1
 
 
-def limits_of(settings: AdmissionSettings, *, max_num_seqs: int, max_loras: int) -> Limits:
+def limits_of(
+    settings: AdmissionSettings, *, max_num_seqs: int, max_num_batched_tokens: int, max_loras: int
+) -> Limits:
     """The limits for an engine of that size."""
     shared = settings.max_running_shared or _but_an_eighth(max_num_seqs)
+    prompt_tokens = settings.max_prompt_tokens_shared or max_num_batched_tokens
     return Limits(
         max_running=max_num_seqs,
         max_running_shared=min(shared, max_num_seqs),
+        # Two steps' worth, so that the next one finds prompts when one ends.
+        max_prompt_tokens=2 * prompt_tokens,
+        max_prompt_tokens_shared=prompt_tokens,
         max_adapters=max_loras,
         max_adapters_shared=_but_an_eighth(max_loras),
         max_waiting=settings.max_waiting,
@@ -42,6 +52,8 @@ def no_limits() -> Limits:
     return Limits(
         max_running=sys.maxsize,
         max_running_shared=sys.maxsize,
+        max_prompt_tokens=sys.maxsize,
+        max_prompt_tokens_shared=sys.maxsize,
         max_adapters=sys.maxsize,
         max_adapters_shared=sys.maxsize,
         max_waiting=sys.maxsize,

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -353,17 +353,33 @@ class BaseEngine:
 
 
 def _admission(engine: AsyncLLM, settings: AdmissionSettings | None) -> Admission:
+    output_processor = engine.output_processor
+    unread = output_processor.get_num_queued_tokens
     if settings is None:
-        return Admission(no_limits(), max_wait_s=math.inf)
+        return Admission(no_limits(), unread=unread, max_wait_s=math.inf)
     config, lora = engine.vllm_config, engine.vllm_config.lora_config
+    # Each of several engines of one model takes as many.
+    engines = config.parallel_config.data_parallel_size
     limits = limits_of(
         settings,
-        # Each of several engines of one model takes as many.
-        max_num_seqs=config.scheduler_config.max_num_seqs
-        * config.parallel_config.data_parallel_size,
+        max_num_seqs=config.scheduler_config.max_num_seqs * engines,
+        max_num_batched_tokens=config.scheduler_config.max_num_batched_tokens * engines,
         max_loras=lora.max_loras if lora else 0,
     )
-    return Admission(limits, max_wait_s=settings.max_wait_s)
+    admission = Admission(limits, unread=unread, max_wait_s=settings.max_wait_s)
+    output_processor.process_outputs = followed_by(output_processor.process_outputs, admission.look)
+    return admission
+
+
+def followed_by(act: Callable[..., Any], then: Callable[[], None]) -> Callable[..., Any]:
+    """The same, and `then` after it: vLLM's process_outputs takes in what a step has brought."""
+
+    def act_then(*args: Any, **options: Any) -> Any:
+        result = act(*args, **options)
+        then()
+        return result
+
+    return act_then
 
 
 def _in_all(workers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[set[int], set[int]]:

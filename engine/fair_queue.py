@@ -9,6 +9,10 @@ Serving Large Language Models", OSDI 2024, https://arxiv.org/abs/2401.00588), wh
 between two tenants that both wait, the counters differ by no more than the engine holds at once.
 A prompt is charged by an estimate when it enters, and by what vLLM counts from then on.
 
+**Prompts.** VLLM reads prompts in the order of their coming, a step's budget of tokens at a time
+(max_num_batched_tokens). What a flood has handed over is therefore before everybody else, so no
+more prompts enter than a step or two read; the others wait here, where the next is chosen anew.
+
 **Adapters.** The engine has `max_adapters` slots. VLLM's scheduler passes over a waiting request
 whose adapter is in none of them and takes later ones of those that are (vllm 0.32,
 v1/core/sched/scheduler.py, "Scheduling would exceed max_loras, skip"), so it starves an adapter as
@@ -42,12 +46,16 @@ class Limits:
     them waits there. While several tenants are about, one that has some in it gets more only below
     `max_running_shared`: the rest is for those that have none, so that they find room and a short
     step. `max_adapters` and `max_adapters_shared` are the same for adapters. A tenant is about
-    until `about_s` after its last request. An adapter may keep its slot for `turn_s` against those
-    that wait for one. `max_waiting` is of each tenant.
+    until `about_s` after its last request. While the engine has prompts to read, no more enter than
+    `max_prompt_tokens` in all, or `max_prompt_tokens_shared` while several tenants are about; a
+    tenant that has nothing in the engine is not held up by them. An adapter may keep its slot for
+    `turn_s` against those that wait for one. `max_waiting` is of each tenant.
     """
 
     max_running: int
     max_running_shared: int
+    max_prompt_tokens: int
+    max_prompt_tokens_shared: int
     max_adapters: int
     max_adapters_shared: int
     max_waiting: int
@@ -141,6 +149,8 @@ class FairQueue:
         self._draining: dict[str, None] = {}
         """Adapters that get no new requests until their slot is free, the longest first."""
         self._last_level = 0.0
+        self._unread = 0
+        """Tokens of the prompts that the engine has been given and not told of yet, estimated."""
         self.running = 0
         """Sequences in the engine."""
         self.waiting = 0
@@ -160,14 +170,18 @@ class FairQueue:
         self.waiting += 1
         return place
 
-    def admit(self, now_s: float) -> list[Place]:
-        """Those that may enter the engine now, in order. Asked after every `add` and `leave`."""
+    def admit(self, now_s: float, unread: int) -> list[Place]:
+        """Those that may enter the engine now, in order.
+
+        Asked after every `add` and `leave`, and when the engine has read prompts: `unread` are the
+        tokens of those that were charged and that it has yet to read.
+        """
         self._forget_absent(now_s)
         admitted = []
         while self.waiting and self.running < self._limits.max_running:
             lanes = sorted(self._waiting_lanes(), key=lambda lane: lane.key)
             self._mark_draining(lanes, now_s)
-            if (lane := self._next(lanes)) is None:
+            if (lane := self._next(lanes, unread)) is None:
                 break
             admitted.append(self._start(lane, now_s))
         return admitted
@@ -254,20 +268,28 @@ class FairQueue:
                 claims.append(lane)
         return claims
 
-    def _next(self, lanes: Sequence[_Lane]) -> _Lane | None:
+    def _next(self, lanes: Sequence[_Lane], unread: int) -> _Lane | None:
         """The first of the lanes whose adapter may be used, when it fits.
 
         Nobody slips past it: what asks for many answers at once would never find room for them,
         and who was served most would always have something in the engine.
         """
         lane = next((lane for lane in lanes if self._may_use_adapter(lane)), None)
-        return lane if lane is not None and self._fits(lane) else None
+        return lane if lane is not None and self._fits(lane, unread) else None
 
-    def _fits(self, lane: _Lane) -> bool:
-        running = self.running + self._sequences(next(iter(lane.waiting)))
+    def _fits(self, lane: _Lane, unread: int) -> bool:
+        place = next(iter(lane.waiting))
         limits = self._limits
-        is_shared = self._is_shared and lane.tenant.running
-        return running <= (limits.max_running_shared if is_shared else limits.max_running)
+        running = self.running + self._sequences(place)
+        if not lane.tenant.running:
+            return running <= limits.max_running
+        unread += self._unread
+        prompts = unread + place.asked.tokens if unread else 0
+        if self._is_shared:
+            most = limits.max_running_shared, limits.max_prompt_tokens_shared
+        else:
+            most = limits.max_running, limits.max_prompt_tokens
+        return running <= most[0] and prompts <= most[1]
 
     def _may_use_adapter(self, lane: _Lane) -> bool:
         if lane.adapter is None:
@@ -325,4 +347,5 @@ class FairQueue:
         for each in (place.lane.tenant, place.lane):
             each.guessed += (guessed - place.guessed) / place.asked.weight
             each.served += (used - place.used) / place.asked.weight
+        self._unread += guessed - place.guessed
         place.guessed, place.used = guessed, used

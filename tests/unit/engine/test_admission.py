@@ -13,6 +13,8 @@ from engine.fair_queue import Asked, Limits, QueueFullError
 LIMITS = Limits(
     max_running=1,
     max_running_shared=1,
+    max_prompt_tokens=100,
+    max_prompt_tokens_shared=100,
     max_adapters=1,
     max_adapters_shared=1,
     max_waiting=2,
@@ -20,6 +22,11 @@ LIMITS = Limits(
     about_s=10,
 )
 LONG_S = 60.0
+
+
+def nothing() -> int:
+    """The tokens that an engine without prompts has to read."""
+    return 0
 
 
 def asked(tenant: str, tokens: int = 10) -> Asked:
@@ -49,7 +56,7 @@ async def until(is_true: Callable[[], bool]) -> None:
 
 
 async def test_who_waits_enters_when_another_leaves() -> None:
-    admission, log = Admission(LIMITS, max_wait_s=LONG_S), list[str]()
+    admission, log = Admission(LIMITS, unread=nothing, max_wait_s=LONG_S), list[str]()
     first, second = Work(admission, "a", log), Work(admission, "b", log)
     await until(lambda: admission.waiting == 1)
     assert log == ["a"]
@@ -61,7 +68,7 @@ async def test_who_waits_enters_when_another_leaves() -> None:
 
 
 async def test_who_has_used_less_enters_first() -> None:
-    admission, log = Admission(LIMITS, max_wait_s=LONG_S), list[str]()
+    admission, log = Admission(LIMITS, unread=nothing, max_wait_s=LONG_S), list[str]()
     running = Work(admission, "busy", log, tokens=1000)
     waiting = [Work(admission, tenant, log) for tenant in ("busy", "quiet")]
     await until(lambda: admission.waiting == 2)
@@ -72,7 +79,7 @@ async def test_who_has_used_less_enters_first() -> None:
 
 
 async def test_who_is_cancelled_leaves_the_queue_at_once() -> None:
-    admission, log = Admission(LIMITS, max_wait_s=LONG_S), list[str]()
+    admission, log = Admission(LIMITS, unread=nothing, max_wait_s=LONG_S), list[str]()
     running, gone = Work(admission, "a", log), Work(admission, "b", log)
     await until(lambda: admission.waiting == 1)
     gone.task.cancel()
@@ -84,7 +91,7 @@ async def test_who_is_cancelled_leaves_the_queue_at_once() -> None:
 
 
 async def test_who_is_cancelled_in_the_moment_of_entering_leaves_room_for_the_next() -> None:
-    admission, log = Admission(LIMITS, max_wait_s=LONG_S), list[str]()
+    admission, log = Admission(LIMITS, unread=nothing, max_wait_s=LONG_S), list[str]()
     running, gone, last = (Work(admission, tenant, log) for tenant in "abc")
     await until(lambda: admission.waiting == 2)
     running.ended.set()
@@ -96,7 +103,7 @@ async def test_who_is_cancelled_in_the_moment_of_entering_leaves_room_for_the_ne
 
 
 async def test_who_fails_in_the_engine_leaves_it() -> None:
-    admission = Admission(LIMITS, max_wait_s=LONG_S)
+    admission = Admission(LIMITS, unread=nothing, max_wait_s=LONG_S)
     with pytest.raises(ZeroDivisionError):
         async with admission.entered(asked("a")):
             raise ZeroDivisionError
@@ -105,7 +112,7 @@ async def test_who_fails_in_the_engine_leaves_it() -> None:
 
 
 async def test_waiting_has_an_end() -> None:
-    admission, log = Admission(LIMITS, max_wait_s=0.05), list[str]()
+    admission, log = Admission(LIMITS, unread=nothing, max_wait_s=0.05), list[str]()
     running = Work(admission, "a", log)
     await until(lambda: log == ["a"])
     with pytest.raises(QueueTimeoutError, match=r"waited 0\.05 s"):
@@ -117,7 +124,7 @@ async def test_waiting_has_an_end() -> None:
 
 
 async def test_more_than_may_wait_are_refused_at_once() -> None:
-    admission, log = Admission(LIMITS, max_wait_s=LONG_S), list[str]()
+    admission, log = Admission(LIMITS, unread=nothing, max_wait_s=LONG_S), list[str]()
     works = [Work(admission, "a", log) for _ in range(3)]
     await until(lambda: admission.waiting == 2)
     with pytest.raises(QueueFullError):
@@ -129,7 +136,9 @@ async def test_more_than_may_wait_are_refused_at_once() -> None:
 
 
 async def test_many_that_come_and_go_leave_nothing_behind() -> None:
-    admission = Admission(replace(LIMITS, max_running=4, max_waiting=1000), max_wait_s=LONG_S)
+    admission = Admission(
+        replace(LIMITS, max_running=4, max_waiting=1000), unread=nothing, max_wait_s=LONG_S
+    )
 
     async def work(number: int) -> None:
         async with admission.entered(asked(f"t{number % 7}")) as entry:
@@ -146,3 +155,20 @@ async def test_many_that_come_and_go_leave_nothing_behind() -> None:
     assert not admission._waiters
     assert not admission._queue._slots
     assert admission._queue.running == 0
+
+
+async def test_who_waits_enters_when_the_engine_has_read_a_prompt() -> None:
+    unread = [90]
+    limits = replace(LIMITS, max_running=4)
+    admission = Admission(limits, unread=lambda: unread[0], max_wait_s=LONG_S)
+    log = list[str]()
+    works = [Work(admission, "a", log), Work(admission, "a", log), Work(admission, "a", log)]
+    await until(lambda: admission.waiting == 2)
+    admission.look()
+    assert admission.waiting == 2
+    unread[0] = 80
+    admission.look()
+    assert admission.waiting == 1
+    for each in works:
+        each.ended.set()
+        await each.task

@@ -80,12 +80,19 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
             {
                 "admission": {
                     "max_running_shared": 8,
+                    "max_prompt_tokens_shared": 7,
                     "max_waiting": 9,
                     "max_wait_s": 5,
                     "turn_s": 0,
                 }
             },
-            AdmissionSettings(max_running_shared=8, max_waiting=9, max_wait_s=5, turn_s=0),
+            AdmissionSettings(
+                max_running_shared=8,
+                max_prompt_tokens_shared=7,
+                max_waiting=9,
+                max_wait_s=5,
+                turn_s=0,
+            ),
         ),
     ],
 )

@@ -15,6 +15,8 @@ from engine.fair_queue import Asked, FairQueue, Limits, Place, QueueFullError
 LIMITS = Limits(
     max_running=4,
     max_running_shared=3,
+    max_prompt_tokens=1_000_000,
+    max_prompt_tokens_shared=1_000_000,
     max_adapters=2,
     max_adapters_shared=2,
     max_waiting=1000,
@@ -43,6 +45,7 @@ class Engine:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.queue = FairQueue(limits)
         self.now_s = 0.0
+        self.unread = 0
         self.inside: list[Place] = []
         self.entered: list[Asked] = []
 
@@ -54,7 +57,7 @@ class Engine:
         return places
 
     def admit(self) -> None:
-        places = self.queue.admit(self.now_s)
+        places = self.queue.admit(self.now_s, self.unread)
         self.inside += places
         self.entered += [place.asked for place in places]
 
@@ -338,6 +341,54 @@ def test_what_asks_for_more_answers_than_the_engine_takes_has_it_alone() -> None
     engine.ask(asked("a", sequences=100))
     engine.ask(asked("a"))
     assert (engine.queue.running, engine.queue.waiting) == (4, 1)
+
+
+def reading(*, alone: int, shared: int) -> Engine:
+    limits = replace(ROOMY, max_prompt_tokens=alone, max_prompt_tokens_shared=shared)
+    return Engine(limits)
+
+
+def test_no_more_prompts_enter_than_the_engine_reads_soon() -> None:
+    engine = reading(alone=50, shared=20)
+    engine.ask(asked("a", tokens=20), 5)
+    assert len(engine.inside) == 2
+    for place in engine.inside:
+        engine.queue.charge(place, 25)
+    engine.unread = 50
+    engine.admit()
+    assert len(engine.inside) == 2
+    engine.unread = 25
+    engine.admit()
+    assert len(engine.inside) == 3
+    engine.unread = 0
+    engine.admit()
+    assert len(engine.inside) == 4
+
+
+def test_beside_others_fewer_prompts_enter_and_whoever_has_nothing_in_the_engine_is_next() -> None:
+    engine = reading(alone=50, shared=20)
+    engine.end(engine.ask(asked("quiet", tokens=1))[0])
+    engine.ask(asked("flood", tokens=15), 5)
+    assert engine.tenants() == ["quiet", "flood"]
+    engine.ask(asked("quiet", tokens=30), 2)
+    assert engine.tenants() == ["quiet", "flood", "quiet"]
+
+
+def test_a_prompt_longer_than_the_engine_reads_soon_enters_when_none_is_unread() -> None:
+    engine = reading(alone=50, shared=20)
+    short, long = engine.ask(asked("a", tokens=5))[0], engine.ask(asked("a", tokens=500))[0]
+    assert not long.is_running
+    engine.queue.charge(short, 5)
+    engine.admit()
+    assert long.is_running
+
+
+def test_one_that_leaves_before_it_was_charged_makes_room_for_its_prompt() -> None:
+    engine = reading(alone=50, shared=50)
+    first, second = engine.ask(asked("a", tokens=40), 2)
+    engine.queue.leave(first, engine.now_s)
+    engine.admit()
+    assert second.is_running
 
 
 def test_more_than_may_wait_are_refused_and_others_are_not() -> None:
