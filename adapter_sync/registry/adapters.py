@@ -29,11 +29,12 @@ from adapter_sync.registry.adapter_rows import (
     revision_values,
 )
 from adapter_sync.registry.base_models import require_base_model_for_adapters
+from adapter_sync.registry.database import select_change_counter
 from adapter_sync.registry.fetches import count_new, delete_failed_fetch, take_fetch
 from adapter_sync.registry.keys import new_id
 from adapter_sync.registry.pages import newest_first, page_of
 from adapter_sync.registry.revisions import delete_revisions, insert_revision, require_match
-from adapter_sync.registry.tables import NOT_DELETING, adapters, change_counter, revisions
+from adapter_sync.registry.tables import NOT_DELETING, adapters, revisions
 from adapter_sync.registry.tenants import require_live
 from adapter_sync.tiers import Tier, Tiers
 
@@ -165,7 +166,7 @@ def select_desired(connection: Connection, base_model: str, since: int) -> Desir
     query = SELECT_DESIRED.where(of_base, adapters.c.changed_in > since).order_by(adapters.c.id)
     count = select(func.count()).select_from(adapters).where(of_base)
     return DesiredChanges(
-        change=connection.execute(select(change_counter.c.value)).scalar_one(),
+        change=select_change_counter(connection),
         count=connection.execute(count).scalar_one(),
         adapters=tuple(desired_of(row) for row in connection.execute(query)),
     )

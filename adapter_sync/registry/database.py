@@ -3,11 +3,11 @@
 Knows no table but the change counter.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, update
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 
@@ -16,6 +16,8 @@ from adapter_sync.registry.migrations import upgrade
 from adapter_sync.registry.postgresql import PostgresqlBackend
 from adapter_sync.registry.sqlite import SqliteBackend
 from adapter_sync.registry.tables import change_counter
+
+Value = TypeVar("Value")
 
 
 class Backend(Protocol):
@@ -32,6 +34,12 @@ class Backend(Protocol):
 
     def schema_lock(self) -> AbstractContextManager[None]:
         """Held around the transaction that makes or upgrades the schema. Raises OSError."""
+
+    def data_version(self) -> int | None:
+        """Another one once anything was committed; None where a query is the only way to know."""
+
+    def close(self) -> None:
+        """Close every connection."""
 
 
 class Database:
@@ -64,7 +72,11 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
-        self._backend.engine.dispose()
+        self._backend.close()
+
+    def data_version(self) -> int | None:
+        """Another one once anything was committed; None where a query is the only way to know."""
+        return self._backend.data_version()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -91,6 +103,32 @@ class Database:
         with self.writing() as connection:
             connection.execute(update(change_counter).values(value=change_counter.c.value + 1))
             yield connection
+
+
+class Remembered(Generic[Value]):
+    """What is asked many times a second: read anew only when something was committed since."""
+
+    def __init__(self, database: Database, read: Callable[[Connection], Value]) -> None:
+        self._database = database
+        self._read = read
+        self._known: tuple[int, Value] | None = None
+
+    def value(self) -> Value:
+        """The value now, whoever changed it."""
+        version, known = self._database.data_version(), self._known
+        if known is not None and known[0] == version:
+            return known[1]
+        with self._database.reading() as connection:
+            value = self._read(connection)
+        if version is not None:
+            self._known = (version, value)
+        return value
+
+
+def select_change_counter(connection: Connection) -> int:
+    """Grows with every transaction of Database.changing."""
+    value: int = connection.execute(select(change_counter.c.value)).scalar_one()
+    return value
 
 
 def _backend(url: str) -> Backend:

@@ -50,6 +50,13 @@ class PostgresqlBackend:
         """Nothing more than a writing transaction: its lock and its DDL are the server's."""
         yield
 
+    def data_version(self) -> None:
+        """Only a query tells."""
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
 
 def _begin(connection: Connection) -> None:
     """One write at a time, as on SQLite: what a write reads stays true until it commits.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Self
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from adapter_sync.errors import AdapterNotFoundError, OwnBaseModelError, TenantHasAdaptersError
 from adapter_sync.fetches import Fetch, FetchStage, PinnedRepo
@@ -72,7 +72,7 @@ from adapter_sync.registry.base_models import (
     select_base_models,
     upsert_base_model,
 )
-from adapter_sync.registry.database import Database
+from adapter_sync.registry.database import Database, Remembered, select_change_counter
 from adapter_sync.registry.fetches import (
     ClaimedFetch,
     claim_fetch,
@@ -102,7 +102,6 @@ from adapter_sync.registry.revisions import (
     select_revisions,
     unused_blobs,
 )
-from adapter_sync.registry.tables import change_counter
 from adapter_sync.registry.tenants import (
     insert_tenant,
     mark_deleted,
@@ -123,6 +122,8 @@ class Registry:
         self._database = database
         self.tiers = tiers
         self._actor = actor
+        self._change_counter = Remembered(database, select_change_counter)
+        self._has_pending_fetch = Remembered(database, is_pending)
 
     @classmethod
     def open(cls, url: str, tiers: Tiers | None = None) -> Self:
@@ -143,9 +144,7 @@ class Registry:
 
     def change_counter(self) -> int:
         """Grows with every committed change to adapters or base models, whoever makes it."""
-        with self._database.reading() as connection:
-            value: int = connection.execute(select(change_counter.c.value)).scalar_one()
-            return value
+        return self._change_counter.value()
 
     def create_tenant(self, name: str, tier: str) -> Tenant:
         """Raises InvalidNameError, UnknownTierError, TenantExistsError."""
@@ -431,8 +430,7 @@ class Registry:
 
     def has_pending_fetch(self) -> bool:
         """Whether a fetch waits to be done; takes no lock."""
-        with self._database.reading() as connection:
-            return is_pending(connection)
+        return self._has_pending_fetch.value()
 
     def claim_fetch(self) -> ClaimedFetch | None:
         """The oldest pending fetch, which the caller does now; None when there is none."""

@@ -1,10 +1,11 @@
 """All that is special to SQLite: how its engine is opened, its transactions, its schema lock."""
 
 import fcntl
+import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from sqlite3 import Connection as DriverConnection
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
@@ -30,6 +31,8 @@ class SqliteBackend:
         self.place = str(self._file)
         self.engine = self.reading = sqlite_engine(self._file)
         self.writing = writing(self.engine)
+        self._looking = threading.Lock()
+        self._looker: sqlite3.Connection | None = None
 
     @contextmanager
     def schema_lock(self) -> Iterator[None]:
@@ -37,6 +40,28 @@ class SqliteBackend:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with schema_lock(self._file):
             yield
+
+    def data_version(self) -> int | None:
+        """https://www.sqlite.org/pragma.html#pragma_data_version of a connection that only looks.
+
+        It takes a few microseconds, a transaction tens of them. None when the file can't be asked.
+        """
+        with self._looking:
+            try:
+                if self._looker is None:
+                    self._looker = sqlite3.connect(self._file, check_same_thread=False)
+                version: int = self._looker.execute("PRAGMA data_version").fetchone()[0]
+            except sqlite3.Error:
+                return None
+            return version
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._looking:
+            if self._looker is not None:
+                self._looker.close()
+                self._looker = None
+        self.engine.dispose()
 
 
 def sqlite_engine(file: Path) -> Engine:
@@ -73,7 +98,7 @@ def schema_lock(file: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(connection: DriverConnection, record: object) -> None:
+def _prepare(connection: sqlite3.Connection, record: object) -> None:
     del record
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL").close()

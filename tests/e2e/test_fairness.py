@@ -23,14 +23,37 @@ def client(stack: Stack, key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=WITHIN_S, limits=ALL)
 
 
-async def ask(api: httpx.AsyncClient, model: str, tokens: int) -> httpx.Response:
-    body: dict[str, Any] = {
+def chat(model: str, tokens: int) -> dict[str, Any]:
+    return {
         "model": model,
         "messages": [{"role": "user", "content": "Count."}],
         "max_tokens": tokens,
         "ignore_eos": True,
     }
-    return await api.post("/v1/chat/completions", json=body)
+
+
+async def ask(api: httpx.AsyncClient, model: str, tokens: int) -> httpx.Response:
+    return await api.post("/v1/chat/completions", json=chat(model, tokens))
+
+
+async def endless(api: httpx.AsyncClient, count: int) -> "list[asyncio.Task[Any]]":
+    """Answers of the base model that the engine works on, all begun."""
+    begun = asyncio.Semaphore(0)
+
+    async def hold() -> None:
+        body = chat(BASE_MODEL, ENDLESS) | {"stream": True}
+        async with api.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            begun.release()
+            async for _ in lines:
+                pass
+
+    tasks = [asyncio.create_task(hold()) for _ in range(count)]
+    async with asyncio.timeout(WITHIN_S):
+        for _ in tasks:
+            await begun.acquire()
+    return tasks
 
 
 async def until(is_true: Callable[[], bool], what: str) -> None:
@@ -131,8 +154,9 @@ async def test_more_than_may_wait_are_told_to_come_back_and_others_are_let_in(
         client(small, small.new_key("greedy", tier="dedicated")) as greedy,
         client(small, small.new_key("modest")) as modest,
     ):
+        tasks = await endless(greedy, SEQUENCES)
+        tasks += [asyncio.create_task(ask(greedy, BASE_MODEL, 4)) for _ in range(MAX_WAITING)]
         most = SEQUENCES + MAX_WAITING
-        tasks = [asyncio.create_task(ask(greedy, BASE_MODEL, ENDLESS)) for _ in range(most)]
         await until_in_flight(small, most)
         refused = await ask(greedy, BASE_MODEL, 4)
         let_in = asyncio.create_task(ask(modest, BASE_MODEL, 4))
