@@ -94,8 +94,10 @@ class Stack:
 
     def leftovers(self) -> list[str]:
         """What is in the folders that files only pass through."""
-        staged = [path for path in self.data.joinpath("staging").rglob("*") if path.is_file()]
-        return sorted(str(path) for path in staged if path.suffix != ".lock")
+        # Not by rglob, which fails when a folder goes while it looks.
+        walk = os.walk(self.data / "staging")
+        staged = [str(Path(folder, name)) for folder, _, names in walk for name in names]
+        return sorted(path for path in staged if not path.endswith(".lock"))
 
     def adapter_folders(self) -> list[str]:
         files = adapter_files_folder(self.repository, BASE_MODEL)
