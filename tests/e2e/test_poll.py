@@ -9,6 +9,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from adapter_sync.lora_map import adapter_files_name
 from adapter_sync.settings import TRITON_KEY_HEADER
 from tests.stack_process import BASE_MODEL, Stack, running_stack, stop, upload, wait_for
 
@@ -74,6 +75,17 @@ def test_an_adapter_is_hot_loaded_replaced_and_deleted_without_a_load_call(
         wait_for(lambda: len(poll_stack.adapter_folders()) == 1, "the end of the first one's files")
     assert poll_stack.engine_pids() == pids
     assert poll_stack.leftovers() == []
+
+
+def test_the_model_that_only_holds_the_files_is_one_to_triton_and_says_what_to_ask(
+    poll_stack: Stack,
+) -> None:
+    model = f"http://{poll_stack.triton_url}/v2/models/{adapter_files_name(BASE_MODEL)}"
+    wait_for(lambda: httpx.get(f"{model}/ready").is_success, "the model")
+    headers = {TRITON_KEY_HEADER: TRITON_KEY}
+    refused = httpx.post(f"{model}/infer", json={"inputs": []}, headers=headers)
+    assert refused.status_code == 500
+    assert "ask its base model" in refused.json()["error"]
 
 
 def test_ctrl_c_leaves_no_process_socket_or_shared_memory(poll_stack: Stack) -> None:
