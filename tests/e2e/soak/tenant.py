@@ -24,6 +24,7 @@ READY_S = 90
 STALE_ETAG = '"00000000000000000000000000000000"'
 KEY_LIFE_S = 2.0
 AGAIN_S = 0.1
+_STATUS_OF_EVENT = {"adapter_not_ready": 503, "model_not_found": 404}
 
 
 Act = Callable[[str, list[int], random.Random], Awaitable[None]]
@@ -562,7 +563,10 @@ class Tenant:
         if events[-1:] != ["[DONE]"]:
             if not self._is_up():
                 raise LostError
-            return 500, "\n".join(lines)
+            # One that was kept busy while it waited tells of a refusal in the stream itself.
+            last = json.loads(events[-1]) if events else {}
+            code = last.get("error", {}).get("code")
+            return _STATUS_OF_EVENT.get(code, 500), "\n".join(lines)
         pieces = [
             choice["delta"].get("content") or ""
             for each in events[:-1]
