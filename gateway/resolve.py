@@ -65,13 +65,12 @@ class _Models:
         if adapter_name is None:
             return Target(base_model=base_model, lora_name=None)
         try:
-            adapter = self.registry.find_adapter(self.tenant.id, base_model, adapter_name)
+            found = self.registry.find_adapter_or_fetch(self.tenant.id, base_model, adapter_name)
         except AdapterNotFoundError as error:
-            fetch = self.registry.find_fetch(self.tenant.id, base_model, adapter_name)
-            if fetch is None:
-                raise ModelNotFoundError(requested_model=requested_model) from error
-            raise _not_here(fetch, requested_model) from error
-        return servable(adapter, requested_model)
+            raise ModelNotFoundError(requested_model=requested_model) from error
+        if isinstance(found, Fetch):
+            raise _not_here(found, requested_model)
+        return servable(found, requested_model)
 
 
 def _drawn(alias: Alias, models: _Models, random: Random) -> Target:

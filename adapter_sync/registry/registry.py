@@ -399,13 +399,6 @@ class Registry:
         with self._database.reading() as connection:
             return select_fetch(connection, tenant_id=tenant_id, adapter_id=adapter_id)
 
-    def find_fetch(self, tenant_id: str, base_model: str, name: str) -> Fetch | None:
-        """The tenant's fetch of an adapter of that name, if there is one."""
-        with self._database.reading() as connection:
-            return select_fetch_named(
-                connection, tenant_id=tenant_id, base_model=base_model, name=name
-            )
-
     def adapter_or_fetch(
         self, tenant_id: str, adapter_id: str
     ) -> tuple[Adapter | None, Fetch | None]:
@@ -502,6 +495,21 @@ class Registry:
             return select_adapter_named(
                 connection, tenant_id=tenant_id, base_model=base_model, name=name
             )
+
+    def find_adapter_or_fetch(self, tenant_id: str, base_model: str, name: str) -> Adapter | Fetch:
+        """What has the name: an adapter, else the fetch that becomes it.
+
+        One look at both, or it would miss a fetch that becomes its adapter between two.
+        Raises AdapterNotFoundError, also for one being deleted.
+        """
+        named = {"tenant_id": tenant_id, "base_model": base_model, "name": name}
+        with self._database.reading() as connection:
+            try:
+                return select_adapter_named(connection, **named)
+            except AdapterNotFoundError:
+                if (fetch := select_fetch_named(connection, **named)) is None:
+                    raise
+                return fetch
 
     def adapters(self, tenant_id: str | None = None) -> list[Adapter]:
         """A tenant's adapters, or every tenant's; newest first, without those being deleted."""

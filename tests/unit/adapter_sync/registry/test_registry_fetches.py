@@ -1,5 +1,6 @@
 """Fetches in the registry: one a name, claimed once, gone when their adapter is here."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ from adapter_sync.errors import (
     TenantHasAdaptersError,
 )
 from adapter_sync.fetches import Fetch, FetchStage, HubRepo, PinnedRepo
-from adapter_sync.record import AliasTarget, Overwrite, Revision, Tenant
+from adapter_sync.record import Adapter, AliasTarget, Overwrite, Revision, Tenant
 from adapter_sync.registry import Registry
 
 PINNED = PinnedRepo(
@@ -101,6 +102,41 @@ def test_a_fetch_becomes_its_adapter_with_the_same_id(
     )
     assert adapter.id == fetch.id
     assert registry.fetch(acme.id, fetch.id) is None
+
+
+def test_its_name_is_found_all_the_while_a_fetch_becomes_its_adapter(
+    registry: Registry, acme: Tenant, make_revision: MakeRevision
+) -> None:
+    names = [f"a{number}" for number in range(15)]
+    fetches = [start(registry, acme, name) for name in names]
+    found: list[Adapter | Fetch | None] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            for name in names:
+                try:
+                    found.append(registry.find_adapter_or_fetch(acme.id, "tiny", name))
+                except AdapterNotFoundError:
+                    found.append(None)
+
+    looking = [threading.Thread(target=look) for _ in range(3)]
+    for thread in looking:
+        thread.start()
+    for fetch in fetches:
+        registry.create_adapter(
+            tenant=acme,
+            name=fetch.name,
+            base_model="tiny",
+            revision=make_revision(),
+            fetched_id=fetch.id,
+        )
+    ended.set()
+    for thread in looking:
+        thread.join()
+    assert {type(each) for each in found} >= {Fetch}
+    assert None not in found
+    assert isinstance(registry.find_adapter_or_fetch(acme.id, "tiny", "a0"), Adapter)
 
 
 def test_a_fetch_that_was_deleted_becomes_nothing(
