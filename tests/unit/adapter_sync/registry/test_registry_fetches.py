@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -120,20 +121,19 @@ def test_its_name_is_found_all_the_while_a_fetch_becomes_its_adapter(
                 except AdapterNotFoundError:
                     found.append(None)
 
-    looking = [threading.Thread(target=look) for _ in range(3)]
-    for thread in looking:
-        thread.start()
-    for fetch in fetches:
-        registry.create_adapter(
-            tenant=acme,
-            name=fetch.name,
-            base_model="tiny",
-            revision=make_revision(),
-            fetched_id=fetch.id,
-        )
-    ended.set()
-    for thread in looking:
-        thread.join()
+    with ThreadPoolExecutor() as threads:
+        looking = [threads.submit(look) for _ in range(3)]
+        for fetch in fetches:
+            registry.create_adapter(
+                tenant=acme,
+                name=fetch.name,
+                base_model="tiny",
+                revision=make_revision(),
+                fetched_id=fetch.id,
+            )
+        ended.set()
+        for each in looking:
+            each.result()
     assert {type(each) for each in found} >= {Fetch}
     assert None not in found
     assert isinstance(registry.find_adapter_or_fetch(acme.id, "tiny", "a0"), Adapter)
