@@ -20,6 +20,8 @@ from typing import NamedTuple
 LORA_MAP_FILE = "lora_map.json"
 COMPANION_SUFFIX = "-adapters"
 ADAPTER_FILES_SUFFIX = "-adapter-files"
+WRITTEN_SUFFIXES = (COMPANION_SUFFIX, ADAPTER_FILES_SUFFIX)
+"""Of the Triton models that adapter_sync writes: no base model's name ends so."""
 VERSION_FOLDER = "1"
 """The one version that each of these Triton models has."""
 STATUS_QUERY = "status"

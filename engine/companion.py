@@ -2,8 +2,8 @@
 
 Anything written below a base model's folder makes Triton start its engine anew. So the map lies
 in this tiny model's folder: loading it is the commit, and its inference answers how each adapter
-fares. There is no `finalize()` on purpose: Triton calls the old
-instance's after the new one's `initialize()`.
+fares. There is no `finalize()` on purpose: Triton calls the old instance's after the new one's
+`initialize()`.
 """
 
 import json

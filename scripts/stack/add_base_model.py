@@ -173,15 +173,14 @@ class AddError(Exception):
 
 def check_name(name: str, settings: "Settings") -> None:
     """Raise AddError when it can't name a base model, or names one."""
-    from adapter_sync.lora_map import ADAPTER_FILES_SUFFIX, COMPANION_SUFFIX
+    from adapter_sync.lora_map import WRITTEN_SUFFIXES
 
     target = settings.model_repository / name
-    suffixes = COMPANION_SUFFIX, ADAPTER_FILES_SUFFIX
-    if NAME.fullmatch(name) is None or name.endswith(suffixes):
+    if NAME.fullmatch(name) is None or name.endswith(WRITTEN_SUFFIXES):
         raise AddError(
             f"'{name}' can't be a base model's name: use up to 128 letters, digits, '.', '_' and "
-            f"'-', with a letter or digit at both ends, and neither '{suffixes[0]}' nor "
-            f"'{suffixes[1]}' at the end"
+            f"'-', with a letter or digit at both ends, and neither "
+            f"{' nor '.join(map(repr, WRITTEN_SUFFIXES))} at the end"
         )
     if target.exists():
         raise AddError(f"there is a base model '{name}' already, in {target}")

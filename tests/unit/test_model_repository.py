@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapter_sync.companion_folder import TEMPLATES
-from adapter_sync.lora_map import ADAPTER_FILES_SUFFIX, COMPANION_SUFFIX
+from adapter_sync.lora_map import WRITTEN_SUFFIXES
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
@@ -46,8 +46,7 @@ def test_a_committed_base_model_has_nothing_else_but_its_engine_arguments(base_m
 
 def test_nothing_that_adapter_sync_writes_is_committed() -> None:
     assert committed()
-    suffixes = COMPANION_SUFFIX, ADAPTER_FILES_SUFFIX
-    assert not any(name.endswith(suffixes) for name in committed())
+    assert not any(name.endswith(WRITTEN_SUFFIXES) for name in committed())
 
 
 @pytest.mark.parametrize(

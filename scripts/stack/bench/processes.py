@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from adapter_sync.lora_map import ADAPTER_FILES_SUFFIX, COMPANION_SUFFIX
+from adapter_sync.lora_map import WRITTEN_SUFFIXES
 from stack.bench.figures import Cost
 
 STUB = "triton_python_backend_stub"
@@ -29,7 +29,7 @@ def name_of(command_line: Sequence[str]) -> str:
     """The name that a process's figures go under."""
     words = " ".join(command_line)
     if STUB in words:
-        of_adapters = f"{COMPANION_SUFFIX}/" in words or f"{ADAPTER_FILES_SUFFIX}/" in words
+        of_adapters = any(f"{suffix}/" in words for suffix in WRITTEN_SUFFIXES)
         return "companion" if of_adapters else "stub"
     return next((name for known, name in NAMES.items() if known in words), "others")
 
