@@ -90,15 +90,16 @@ def _choice(event: Any) -> float:
 
 
 def _piece_of(event: Any) -> Hashable:
-    """Of which text an event is a piece and nothing else; None of none."""
+    """Of which text an event is a piece, be it the last one; None of none.
+
+    A server that is late sends what came meanwhile with the last piece, finish_reason and all.
+    """
     if isinstance(event, str):
         return None
     if "type" in event:
         is_piece = event["type"].endswith("delta") and event["type"] != "message_delta"
         return (event["type"], event.get("item_id"), event.get("index")) if is_piece else None
-    if len(event["choices"]) != 1 or event["choices"][0].get("finish_reason") is not None:
-        return None
-    return _piece_of_choice(event["choices"][0])
+    return _piece_of_choice(event["choices"][0]) if len(event["choices"]) == 1 else None
 
 
 def _piece_of_choice(choice: Mapping[str, Any]) -> Hashable:
@@ -124,4 +125,6 @@ def _joined(first: Any, second: Any, key: str = "") -> Any:
         if key in _NUMBERED:
             return [_joined(*pair) for pair in zip(first, second, strict=True)]
         return first + second
-    return first + second if key in _TEXTS and first and second else second
+    if key in _TEXTS and first is not None:
+        return first if second is None else first + second
+    return second
