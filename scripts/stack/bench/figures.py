@@ -64,7 +64,8 @@ class Run(Figure):
 class HotLoad(Figure):
     """An adapter's way from the upload's last byte to its first token.
 
-    The gaps are of a running stream, this server's and `floor`'s; None when none ran.
+    `floor` is vLLM's server's, without its first token and that alone. The gaps are of a running
+    stream, this server's and the floor's; None when none ran.
     """
 
     mb: float
@@ -72,6 +73,7 @@ class HotLoad(Figure):
     stages_s: dict[str, float]
     total_s: float
     floor_s: float
+    floor_first_token_s: float
     longest_gap_ms: float | None
     floor_longest_gap_ms: float | None
 

@@ -83,6 +83,7 @@ def hot_load_table(loads: Sequence[HotLoad]) -> Iterator[str]:
         "stages s",
         "total s",
         "floor s",
+        "its first token s",
         "longest gap of a stream ms",
         "floor's",
     )
@@ -95,6 +96,7 @@ def hot_load_table(loads: Sequence[HotLoad]) -> Iterator[str]:
             stages,
             f"{each.total_s:.2f}",
             f"{each.floor_s:.2f}",
+            f"{each.floor_first_token_s:.2f}",
             *("" if gap_ms is None else f"{gap_ms:.0f}" for gap_ms in gaps_ms),
         )
 

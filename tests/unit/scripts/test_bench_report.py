@@ -36,6 +36,7 @@ def document() -> Document:
                 stages_s={"load": 0.25, "first_token": 0.5},
                 total_s=0.75,
                 floor_s=0.2,
+                floor_first_token_s=0.4,
                 longest_gap_ms=None,
                 floor_longest_gap_ms=None,
             )
@@ -70,7 +71,7 @@ def test_processes_are_listed_with_the_costliest_first_and_without_those_that_co
 
 def test_a_hot_load_is_told_in_its_stages(document: Document) -> None:
     assert rows(markdown(document))[-1] == (
-        "| 1.2 | idle | load 0.25, first_token 0.50 | 0.75 | 0.20 |  |  |"
+        "| 1.2 | idle | load 0.25, first_token 0.50 | 0.75 | 0.20 | 0.40 |  |  |"
     )
 
 
@@ -81,7 +82,7 @@ def test_beside_streams_it_tells_how_long_one_stood_still(document: Document) ->
     )
     only_hot_loads = document.model_copy(update={"runs": [], "hot_load": [busy]})
     (_, row) = rows(markdown(only_hot_loads))
-    assert row.endswith("| 0.75 | 0.20 | 120 | 100 |")
+    assert row.endswith("| 0.75 | 0.20 | 0.40 | 120 | 100 |")
 
 
 def test_json_markdown_and_plots_are_written(document: Document, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """How long a new adapter takes from its upload's last byte to its first token.
 
-The floor is what can't be left out: copying the file, hashing it, and vLLM's own loading. Both
-engines have the largest adapter's rank, which those of the other scenarios do not, and for once
-the same kernels: with vLLM's own a step takes seconds at that rank, also for the base model, and
-every load would wait for the end of one.
+The floor is what can't be left out: copying the file, hashing it, and vLLM's own loading; its
+first token is taken beside it. Both engines have the largest adapter's rank, which those of the
+other scenarios do not, and for once the same kernels: with vLLM's own a step takes seconds at that
+rank, also for the base model, and every load would wait for the end of one.
 """
 
 import contextlib
@@ -21,12 +21,14 @@ from engine.worker_extension import GROUP_ADAPTERS, WORKER_EXTENSION
 from stack.bench.figures import HotLoad
 from stack.bench.hot_load.adapter import Adapter, write_adapter, write_base_model
 from stack.bench.hot_load.streams import running_streams
-from stack.bench.hot_load.upload import upload_and_ask
+from stack.bench.hot_load.upload import read_first_token, upload_and_ask
 from stack.bench.servers import Installation, Server, running_vllm_peer
 from stack.child import all_at_once
 
 WITHIN_S = 300
 LOADS = ("idle", "busy")
+REST_S = 1.0
+"""Before each load: an engine's threads still spin on their cores when its work is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +97,11 @@ def _our_load(servers: _Servers, adapter: Adapter, load: str, name: str) -> _Tim
 
 
 def _their_load(vllm: Server, adapter: Adapter, load: str, folder: Path) -> _Timed:
-    return _timed(lambda: {"floor": _floor(vllm, adapter, folder)}, vllm, load)
+    return _timed(lambda: _floor(vllm, adapter, folder), vllm, load)
 
 
 def _timed(act: Callable[[], dict[str, float]], server: Server, load: str) -> _Timed:
+    time.sleep(REST_S)
     if load == "idle":
         return _Timed(stages_s=act(), longest_gap_s=None)
     with running_streams(server) as longest_gap_s:
@@ -107,8 +110,8 @@ def _timed(act: Callable[[], dict[str, float]], server: Server, load: str) -> _T
         return _Timed(stages_s=stages_s, longest_gap_s=longest_gap_s(begin, time.monotonic()))
 
 
-def _floor(vllm: Server, adapter: Adapter, folder: Path) -> float:
-    """Seconds to copy, hash, and have vLLM's own server load the adapter."""
+def _floor(vllm: Server, adapter: Adapter, folder: Path) -> dict[str, float]:
+    """Seconds to copy, hash, and have vLLM's own server load the adapter; then to its token."""
     name = folder.name
     with httpx.Client(base_url=vllm.target.base_url, trust_env=False, timeout=WITHIN_S) as api:
         api.get("/health").raise_for_status()  # the connection is there
@@ -118,26 +121,33 @@ def _floor(vllm: Server, adapter: Adapter, folder: Path) -> float:
             hashlib.file_digest(file, "sha256")
         loaded = {"lora_name": name, "lora_path": str(copy.folder)}
         api.post("/v1/load_lora_adapter", json=loaded).raise_for_status()
-        took_s = time.perf_counter() - began
+        loaded_at = time.perf_counter()
+        read_first_token(api, name)
+        answered_at = time.perf_counter()
         api.post("/v1/unload_lora_adapter", json={"lora_name": name}).raise_for_status()
     shutil.rmtree(folder)
-    return took_s
+    return {"floor": loaded_at - began, "first_token": answered_at - loaded_at}
 
 
 def _figure(adapter: Adapter, load: str, ours: Sequence[_Timed], vllm: Sequence[_Timed]) -> HotLoad:
-    stages_s = {
-        stage: round(statistics.median(each.stages_s[stage] for each in ours), 3)
-        for stage in ours[0].stages_s
-    }
+    floor_s = _median_stages_s(vllm)
     return HotLoad(
         mb=adapter.mb,
         load=load,
-        stages_s=stages_s,
+        stages_s=_median_stages_s(ours),
         total_s=round(statistics.median(each.total_s for each in ours), 3),
-        floor_s=round(statistics.median(each.total_s for each in vllm), 3),
+        floor_s=floor_s["floor"],
+        floor_first_token_s=floor_s["first_token"],
         longest_gap_ms=_median_gap_ms(ours),
         floor_longest_gap_ms=_median_gap_ms(vllm),
     )
+
+
+def _median_stages_s(loads: Sequence[_Timed]) -> dict[str, float]:
+    return {
+        stage: round(statistics.median(each.stages_s[stage] for each in loads), 3)
+        for stage in loads[0].stages_s
+    }
 
 
 def _median_gap_ms(loads: Sequence[_Timed]) -> float | None:

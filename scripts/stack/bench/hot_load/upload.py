@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 
+from adapter_sync.lora_map import adapter_files_folder
 from stack.bench.hot_load.adapter import Adapter
 from stack.bench.servers import BASE_MODEL, Installation
+from stack.child import LOOK_PERIOD_S
 
 WITHIN_S = 60
 PIECE_BYTES = 1 << 16
@@ -21,7 +23,8 @@ _HANDED_OVER = re.compile(r"lora_map\.handed_over .*took_s=([0-9.]+)")
 def upload_and_ask(ours: Installation, adapter: Adapter, name: str) -> dict[str, float]:
     """Seconds of each stage, from the moment when the upload's last byte is sent.
 
-    Raises RuntimeError when the adapter does not become ready.
+    Returns when the adapter is deleted again, so that the next load waits for nothing of this one.
+    Raises RuntimeError when it does not become ready, or stays.
     """
     form = _Form(adapter, name)
     log_begin = ours.log.stat().st_size
@@ -39,9 +42,10 @@ def upload_and_ask(ours: Installation, adapter: Adapter, name: str) -> dict[str,
         uploaded = answer.json()
         if uploaded["status"] != "ready":
             raise RuntimeError(f"{name} did not become ready: {uploaded}")
-        _read_first_token(api, uploaded["model"])
+        read_first_token(api, uploaded["model"])
         answered_at = time.time()
         api.delete(f"/v1/adapters/{uploaded['id']}").raise_for_status()
+    _wait_until_gone(ours, uploaded["id"])
     with ours.log.open(encoding="utf-8", errors="replace") as log:
         log.seek(log_begin)
         lines = log.readlines()
@@ -49,6 +53,16 @@ def upload_and_ask(ours: Installation, adapter: Adapter, name: str) -> dict[str,
         **stages(lines, uploaded["id"], sent_at=form.sent_at, ready_at=ready_at),
         "first_token": answered_at - ready_at,
     }
+
+
+def _wait_until_gone(ours: Installation, adapter_id: str) -> None:
+    """Its files go last, when the engine has forgotten it."""
+    folder = adapter_files_folder(ours.settings.model_repository, BASE_MODEL)
+    deadline = time.monotonic() + WITHIN_S
+    while any(folder.glob(f"{adapter_id}*")):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{adapter_id} is still in {folder}, {WITHIN_S} s after its delete")
+        time.sleep(LOOK_PERIOD_S)
 
 
 def stages(
@@ -129,7 +143,8 @@ class _Form:
         ).encode()
 
 
-def _read_first_token(api: httpx.Client, model: str) -> None:
+def read_first_token(api: httpx.Client, model: str) -> None:
+    """Ask a model for one token, and return when it is there."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": "Hello"}],
