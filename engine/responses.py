@@ -6,6 +6,7 @@ makes responses larger, not later.
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -20,16 +21,26 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-CANCELLATION_PERIOD_S = 0.1
-"""How often Triton is asked whether a client, or a gateway, has gone: that is a round trip each."""
+CLIENT_PERIOD_S, GATEWAY_PERIOD_S = 0.1, 1.0
+"""How often Triton is asked whether a direct client, or a gateway, has gone: a round trip each.
+
+A gateway tells itself which of its clients have gone.
+"""
 
 
 class Outgoing(ABC):
     """One request's responses on their way to Triton."""
 
-    def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Outgoing | None]") -> None:
+    def __init__(
+        self, sender: Any, outbox: "queue.SimpleQueue[Outgoing | None]", *, question_period_s: float
+    ) -> None:
         self._sender = sender
         self._outbox = outbox
+        self._question_period_s = question_period_s
+        self.question_at = time.monotonic() + question_period_s
+        """When Triton is asked again whether the client has gone; for the sender's thread alone."""
+        self.is_over = False
+        """Whether nothing more can be sent; for the sender's thread alone."""
         self._cancel: Callable[[], object] | None = None
         self._lock = threading.Lock()
 
@@ -43,6 +54,7 @@ class Outgoing(ABC):
 
     def check_cancelled(self) -> None:
         """Cancel the request when its client has gone. Called by the sender's thread alone."""
+        self.question_at = time.monotonic() + self._question_period_s
         if self._cancel is not None and self._sender is not None and self._sender.is_cancelled():
             self._call_cancel()
 
@@ -73,7 +85,7 @@ class Response(Outgoing):
     """Frames for a gateway. `write` and `finish` may be called from any thread."""
 
     def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Outgoing | None]") -> None:
-        super().__init__(sender, outbox)
+        super().__init__(sender, outbox, question_period_s=GATEWAY_PERIOD_S)
         self._pending: list[bytes] = []
         self._finished = False
 
@@ -120,7 +132,7 @@ class NativeResponse(Outgoing):
     """Tensors for a direct client; each method may be called from any thread."""
 
     def __init__(self, sender: Any, outbox: "queue.SimpleQueue[Outgoing | None]") -> None:
-        super().__init__(sender, outbox)
+        super().__init__(sender, outbox, question_period_s=CLIENT_PERIOD_S)
         self._waiting: list[tuple[Any, bool]] = []
 
     def send(self, tensors: Mapping[str, NDArray[Any]], *, final: bool) -> None:
@@ -178,43 +190,51 @@ class ResponseSender:
         self._thread.join()
 
     def _opened(self, response: Opened) -> Opened:
-        self._open.add(response)
+        # From now on the thread asks after its client.
+        self._outbox.put(response)
         return response
 
     def _run(self) -> None:
-        next_check = time.monotonic() + CANCELLATION_PERIOD_S
         while True:
+            next_question = min((each.question_at for each in self._open), default=math.inf)
             try:
-                response = self._outbox.get(timeout=max(0, next_check - time.monotonic()))
+                response = self._outbox.get(timeout=_until(next_question))
             except queue.Empty:
                 pass
             else:
                 if response is None:
                     return
                 self._flush(response)
-            if time.monotonic() >= next_check:
-                self._check_cancelled()
-                next_check = time.monotonic() + CANCELLATION_PERIOD_S
+            if time.monotonic() >= next_question:
+                self._ask_after_clients()
 
     def _flush(self, response: Outgoing) -> None:
         # `finish` after a flush that already carried the end: nothing is left to send.
-        if response not in self._open:
+        if response.is_over:
             return
+        self._open.add(response)
         try:
-            finished = response.flush()
+            response.is_over = response.flush()
         except Exception:
             log.exception("response.lost")
             response.abandon()
-            finished = True
-        if finished:
+            response.is_over = True
+        if response.is_over:
             self._open.discard(response)
 
-    def _check_cancelled(self) -> None:
-        for response in list(self._open):
-            try:
-                response.check_cancelled()
-            except Exception:
-                log.exception("response.cancellation_unknown")
+    def _ask_after_clients(self) -> None:
+        now = time.monotonic()
+        for response in self._open:
+            if response.question_at <= now:
+                try:
+                    response.check_cancelled()
+                except Exception:
+                    log.exception("response.cancellation_unknown")
+
+
+def _until(moment: float) -> float | None:
+    """As a timeout; None is for ever."""
+    return None if moment == math.inf else max(0.0, moment - time.monotonic())
 
 
 def _response(frames: bytes) -> Any:

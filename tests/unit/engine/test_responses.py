@@ -76,7 +76,7 @@ def responses(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utilities)
     monkeypatch.delitem(sys.modules, "engine.responses", raising=False)
     module = importlib.import_module("engine.responses")
-    monkeypatch.setattr(module, "CANCELLATION_PERIOD_S", 0.02)
+    monkeypatch.setattr(module, "GATEWAY_PERIOD_S", 0.02)
     yield module
     sys.modules.pop("engine.responses", None)
 
