@@ -7,6 +7,7 @@ folders count from it. Imports nothing of the project but its errors.
 import hashlib
 import os
 import re
+import socket
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -80,6 +81,9 @@ class Settings(BaseSettings):
     )
     gateway_host: str = Field(default="127.0.0.1", description="the gateway's address")
     gateway_port: Port = Field(default=8080, description="the gateway's port")
+    gateway_workers: int = Field(
+        default=1, ge=1, le=64, description="the gateway's processes, which share its port"
+    )
     lora_admin_key: Annotated[SecretStr, AfterValidator(_strong)] | None = Field(
         default=None,
         description="the key of the admin API, 32 characters or more; without it there is none",
@@ -138,6 +142,11 @@ class Settings(BaseSettings):
     def staging_folder(self) -> Path:
         """Where files are made before they are renamed in."""
         return self.lora_data_dir / "staging"
+
+    @property
+    def rate_limits_folder(self) -> Path:
+        """What the workers of one gateway count together, for as long as it runs."""
+        return self.lora_data_dir / "rate-limits" / f"{socket.gethostname()}-{self.gateway_port}"
 
     @property
     def socket_folder(self) -> Path:

@@ -1,6 +1,7 @@
 """`python -m gateway`: serve the gateway until SIGTERM or SIGINT."""
 
 import argparse
+import shutil
 import sys
 
 import uvicorn
@@ -8,7 +9,7 @@ import uvicorn
 from adapter_sync.errors import ConfigurationError
 from adapter_sync.logs import configure_logs
 from adapter_sync.settings import Settings, load_settings
-from gateway.app import create_app
+from adapter_sync.tiers import load_tiers
 
 _STOP_AFTER_S = 20
 _KEEP_ALIVE_S = 75
@@ -17,18 +18,24 @@ _KEEP_ALIVE_S = 75
 Were it theirs (5 s is uvicorn's own), a request could meet the closing of its connection.
 """
 
+_SILENT_S = 30
+"""A worker that does not say for so long that it lives is replaced."""
+
 
 def main() -> None:
     """Serve. Requests under way may end after a signal, those that take too long are told."""
     _parser().parse_args()
     try:
         settings = load_settings()
-        app = create_app(settings)
+        load_tiers(settings.lora_tiers_file)
     except ConfigurationError as error:
         sys.exit(f"gateway: {error}")
     configure_logs()
+    shutil.rmtree(settings.rate_limits_folder, ignore_errors=True)
     uvicorn.run(
-        app,
+        "gateway.worker:worker_app",
+        factory=True,
+        workers=settings.gateway_workers,
         host=settings.gateway_host,
         port=settings.gateway_port,
         lifespan="on",
@@ -37,6 +44,7 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=_STOP_AFTER_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_worker_healthcheck=_SILENT_S,
     )
 
 

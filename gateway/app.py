@@ -119,7 +119,7 @@ async def open_services(
             engine=triton,
             secret_key=await to_thread.run_sync(load_secret_key, settings.lora_data_dir.resolve()),
             limits=limits,
-            rate_limits=RateLimits(),
+            rate_limits=RateLimits(settings.rate_limits_folder),
             usage=usage,
             upload_threads=CapacityLimiter(limits.upload_threads),
             hub_threads=CapacityLimiter(limits.hub_threads),

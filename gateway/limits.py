@@ -10,6 +10,10 @@ class Limits:
     A stream answers with its first token, so its two deadlines find a dead engine soon. An answer
     in one piece comes only when all of it is generated: it has `request_timeout_s`, as every
     request has in all, unless its client asks for less.
+
+    A stream that has not begun is kept alive by comments, within the minute that proxies wait. More
+    often than need be is bad: `vllm bench serve` 0.32 takes the event after a comment for a part of
+    it, and leaves it out.
     """
 
     request_timeout_s: float = 1800
@@ -17,7 +21,7 @@ class Limits:
     first_response_s: float = 120
     between_responses_s: float = 120
     loading_wait_s: float = 5
-    keep_alive_s: float = 15
+    keep_alive_s: float = 30
     readiness_s: float = 2
 
     body_idle_s: float = 60

@@ -3,52 +3,49 @@
 Imports nothing of the project.
 """
 
-from collections import deque
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable
 
 PERIOD_S = 60.0
 STEP_S = 0.5
 """Amounts spent this soon after each other are kept as one, so a window has at most 121."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Spent:
-    first_at: float
-    last_at: float
-    amount: int
+_FIRST_AT, _LAST_AT, _AMOUNT, _ENTRY = 0, 1, 2, 3
 
 
 class SlidingWindow:
-    """The sum of the amounts of the last PERIOD_S seconds; some count up to STEP_S longer."""
+    """The sum of the amounts of the last PERIOD_S seconds; some count up to STEP_S longer.
 
-    def __init__(self) -> None:
-        self._spent: deque[_Spent] = deque()
-        self._used = 0
+    `spent` is the oldest first, three numbers each: first and last moment, and the amount.
+    """
+
+    def __init__(self, spent: Iterable[float] = ()) -> None:
+        self.spent = array("d", spent)
 
     def add(self, amount: int, now: float) -> None:
         """Spend."""
-        self._used += amount
-        newest = self._spent[-1] if self._spent else None
-        if newest is not None and now - newest.first_at <= STEP_S:
-            newest.last_at = now
-            newest.amount += amount
+        spent = self.spent
+        if spent and now - spent[_FIRST_AT - _ENTRY] <= STEP_S:
+            # Of several that spend from it one may be a little late.
+            spent[_LAST_AT - _ENTRY] = max(now, spent[_LAST_AT - _ENTRY])
+            spent[_AMOUNT - _ENTRY] += amount
         else:
-            self._spent.append(_Spent(first_at=now, last_at=now, amount=amount))
+            spent.extend((now, now, amount))
 
     def used(self, now: float) -> int:
         """What was spent in the window that ends now."""
-        while self._spent and self._spent[0].last_at + PERIOD_S <= now:
-            self._used -= self._spent.popleft().amount
-        return self._used
+        while self.spent and self.spent[_LAST_AT] + PERIOD_S <= now:
+            del self.spent[:_ENTRY]
+        return int(sum(self.spent[_AMOUNT::_ENTRY]))
 
     def below_in_s(self, limit: int, now: float) -> float:
         """In how many seconds the sum is below the limit, if nothing is spent meanwhile."""
         left, below_at = self.used(now), now
-        for spent in self._spent:
+        moments, amounts = self.spent[_LAST_AT::_ENTRY], self.spent[_AMOUNT::_ENTRY]
+        for last_at, amount in zip(moments, amounts, strict=True):
             if left < limit:
                 break
-            left -= spent.amount
-            below_at = spent.last_at + PERIOD_S
+            left -= int(amount)
+            below_at = last_at + PERIOD_S
         return below_at - now
 
     def empty_in_s(self, now: float) -> float:

@@ -9,12 +9,16 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
+import psutil
 import pytest
 
 from adapter_sync.blobs import FolderBlobStore
@@ -34,9 +38,12 @@ def _free_port() -> int:
         return port
 
 
-def _environment(folder: Path, port: int, triton_port: int) -> dict[str, str]:
+def _environment(
+    folder: Path, port: int, triton_port: int, settings: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
     return {
         **os.environ,
+        **settings,
         "PYTHONPATH": str(ROOT),
         "LORA_DATA_DIR": str(folder / "data"),
         "GATEWAY_PORT": str(port),
@@ -46,13 +53,16 @@ def _environment(folder: Path, port: int, triton_port: int) -> dict[str, str]:
 
 @contextmanager
 def _running(
-    folder: Path, triton_port: int, command: Sequence[str] = COMMAND
+    folder: Path,
+    triton_port: int,
+    command: Sequence[str] = COMMAND,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     port = _free_port()
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=_environment(folder, port, triton_port),
+        env=_environment(folder, port, triton_port, settings),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -235,3 +245,97 @@ def test_an_idle_connection_outlives_the_clients_patience(tmp_path: Path, triton
                 answer = connection.getresponse()
                 answer.read()
                 assert answer.status == 200
+
+
+TIERS = """\
+[shared]
+max_adapters = 1
+max_adapter_bytes = 1_000_000
+requests_per_minute = 20
+tokens_per_minute = 1_000_000
+max_streams = 4
+"""
+
+
+@contextmanager
+def _running_workers(
+    folder: Path, triton_port: int
+) -> Iterator[tuple[str, "subprocess.Popen[str]", dict[str, str]]]:
+    """Three of them; what a request is sent with comes along."""
+    tiers = folder / "tiers.toml"
+    tiers.write_text(TIERS)
+    headers = {"authorization": f"Bearer {_prepare(folder)}"}
+    settings = {"GATEWAY_WORKERS": "3", "LORA_TIERS_FILE": str(tiers)}
+    with _running(folder, triton_port, settings=settings) as (url, process):
+        _until(lambda: len(_workers_connected(process, url)) == 3, "all three take connections")
+        yield url, process, headers
+
+
+def _workers_connected(process: "subprocess.Popen[str]", url: str) -> Counter[int]:
+    """Which workers have how many of thirty connections at once."""
+    port = int(url.rpartition(":")[2])
+    with ThreadPoolExecutor(30) as threads, httpx.Client() as client:
+        list(threads.map(lambda _: client.get(f"{url}/health/live"), range(30)))
+        return Counter(
+            worker.pid
+            for worker in psutil.Process(process.pid).children()
+            for connection in worker.net_connections()
+            if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
+        )
+
+
+def _until(is_true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_true():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
+        time.sleep(0.1)
+
+
+def _ask(url: str, headers: Mapping[str, str], words: str = "hello") -> int:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": words}]}
+    answer = httpx.post(f"{url}/v1/chat/completions", headers=headers, json=body, timeout=60)
+    return answer.status_code
+
+
+def test_workers_keep_a_tenant_within_its_limits_together(tmp_path: Path, triton_port: int) -> None:
+    with (
+        _running_workers(tmp_path, triton_port) as (url, _, headers),
+        ThreadPoolExecutor(3) as threads,
+    ):
+        statuses = Counter(threads.map(lambda _: _ask(url, headers), range(60)))
+    assert statuses == {200: 20, 429: 40}
+
+
+def test_a_killed_worker_is_replaced_and_its_streams_are_free_again(
+    tmp_path: Path, triton_port: int
+) -> None:
+    body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "goes on"}]}
+
+    with (
+        _running_workers(tmp_path, triton_port) as (url, process, headers),
+        httpx.Client() as client,
+    ):
+        request = client.build_request(
+            "POST", f"{url}/v1/chat/completions", headers=headers, json=body
+        )
+        held = [client.send(request, stream=True) for _ in range(5)]
+        assert [answer.status_code for answer in held] == [200, 200, 200, 200, 429]
+        before = set(_workers_connected(process, url))
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        _until(lambda: len(set(_workers_connected(process, url)) - before) == 3, "new ones serve")
+        assert _ask(url, headers) == 200
+        after = set(_workers_connected(process, url))
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+        assert not any(map(psutil.pid_exists, before | after))
+
+
+def test_workers_end_with_their_parent(tmp_path: Path, triton_port: int) -> None:
+    with _running_workers(tmp_path, triton_port) as (url, process, _):
+        workers = set(_workers_connected(process, url))
+        process.kill()
+        process.wait(PATIENCE_S)
+        _until(lambda: not any(map(psutil.pid_exists, workers)), "the workers are gone")
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health/live")

@@ -1,13 +1,17 @@
 """The window and what is admitted by it, with the time in the test's hand."""
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter_sync.tiers import load_tiers
+from adapter_sync.tiers import Tier, load_tiers
 from gateway.errors import RateLimitError, answer_for
 from gateway.rate_limits import RateLimits, duration
 from gateway.sliding_window import PERIOD_S, STEP_S, SlidingWindow
@@ -31,8 +35,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def limits(clock: Clock) -> RateLimits:
-    return RateLimits(clock)
+def limits(tmp_path: Path, clock: Clock) -> RateLimits:
+    return RateLimits(tmp_path, clock)
 
 
 def ask(limits: RateLimits, tenant: str = "acme") -> None:
@@ -100,7 +104,7 @@ def test_a_busy_window_stays_small() -> None:
     for step in range(20_000):
         window.add(1, step * 0.01)
     assert window.used(200.0) == pytest.approx(6000, abs=60)
-    assert len(window._spent) <= 121
+    assert len(window.spent) <= 3 * 121
 
 
 def test_requests_over_the_limit_are_refused_until_the_oldest_is_a_minute_ago(
@@ -161,6 +165,71 @@ def test_a_failed_request_frees_its_stream(limits: RateLimits) -> None:
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), limits.admitted("acme", tier):
             raise ZeroDivisionError
+
+
+def test_workers_count_together(tmp_path: Path, clock: Clock) -> None:
+    one, other = RateLimits(tmp_path, clock), RateLimits(tmp_path, clock)
+    ask(one)
+    ask(other)
+    assert refusal(one).kind == refusal(other).kind == "requests"
+    tier = replace(TIER, requests_per_minute=100)
+    with one.admitted("acme", tier):
+        one.spend_tokens("acme", 60)
+        assert other.headers("acme", tier)["x-ratelimit-remaining-tokens"] == "100"
+        clock.now += 0.3
+        one.spend_tokens("acme", 30)
+        assert other.headers("acme", tier)["x-ratelimit-remaining-tokens"] == "10"
+        one.spend_tokens("acme", 5)
+    assert other.headers("acme", tier)["x-ratelimit-remaining-tokens"] == "5"
+
+
+def test_streams_at_once_are_all_workers(tmp_path: Path, clock: Clock) -> None:
+    tier = replace(TIER, requests_per_minute=100, max_streams=2)
+    one, other = RateLimits(tmp_path, clock), RateLimits(tmp_path, clock)
+    with one.admitted("acme", tier), other.admitted("acme", tier):
+        for each in (one, other):
+            with (
+                pytest.raises(RateLimitError, match="requests at once"),
+                each.admitted("acme", tier),
+            ):
+                pytest.fail("admitted")
+    with other.admitted("acme", tier):
+        pass
+
+
+def test_no_request_too_many_is_admitted_by_workers_in_a_race(tmp_path: Path) -> None:
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(4, mp_context=spawning) as workers:
+        admitted = list(workers.map(_ask_often, [tmp_path] * 4))
+    assert sum(admitted) == 500
+    assert len(admitted) == 4
+
+
+def _ask_often(folder: Path) -> int:
+    limits, admitted = RateLimits(folder), 0
+    for _ in range(400):
+        try:
+            with limits.admitted("acme", replace(TIER, requests_per_minute=500)):
+                admitted += 1
+        except RateLimitError:
+            pass
+    return admitted
+
+
+def test_the_streams_of_a_killed_worker_are_free_again(tmp_path: Path) -> None:
+    tier = replace(TIER, requests_per_minute=100, max_streams=1)
+    killed = multiprocessing.get_context("spawn").Process(target=_die, args=(tmp_path, tier))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == 9
+    limits = RateLimits(tmp_path)
+    with limits.admitted("acme", tier):
+        assert limits.headers("acme", tier)["x-ratelimit-remaining-requests"] == "98"
+
+
+def _die(folder: Path, tier: Tier) -> None:
+    with RateLimits(folder).admitted("acme", tier):
+        os._exit(9)
 
 
 def test_tenants_do_not_share_limits(limits: RateLimits) -> None:
