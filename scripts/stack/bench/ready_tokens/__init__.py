@@ -20,13 +20,20 @@ def running_ready_tokens(
 
     Raises ChildError.
     """
-    installation = Installation(folder / "ours")
+    with running_installation(tokens_per_s, folder / "ours") as installation:
+        servers = (installation.server([]), installation.triton([]))
+        yield {server.name: server for server in servers if server.name in names}
+
+
+@contextlib.contextmanager
+def running_installation(tokens_per_s: float, folder: Path) -> Iterator[Installation]:
+    """The project's server with ready tokens. Raises ChildError."""
+    installation = Installation(folder)
     repository = installation.settings.model_repository
     repository.mkdir(parents=True)
     write_base_model(repository / BASE_MODEL, tokens_per_s=tokens_per_s)
     with installation.running():
-        servers = (installation.server([]), installation.triton([]))
-        yield {server.name: server for server in servers if server.name in names}
+        yield installation
 
 
 def write_base_model(folder: Path, *, tokens_per_s: float) -> None:
