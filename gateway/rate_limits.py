@@ -1,7 +1,7 @@
 """What a tenant may ask for: requests and tokens a minute, and streams at once.
 
 Counted for all workers of a gateway together: each tenant's account is a small file that they lock
-in turn. It takes some 20 us, so it is done on the event loop.
+in turn. It takes 20 to 35 us, so it is done on the event loop.
 """
 
 import fcntl
@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Self
 
 import psutil
+import structlog
 
 from adapter_sync.tiers import Tier
 from gateway.errors import RateLimitError
 from gateway.sliding_window import SlidingWindow
+
+log = structlog.get_logger(__name__)
 
 TOKENS_PERIOD_S = 0.25
 """A stream's tokens go into the account this often, and at its end."""
@@ -40,11 +43,18 @@ class _Account:
 
     @classmethod
     def read(cls, raw: bytes) -> Self:
-        """The account in a file, a new one in an empty file."""
-        if not raw:
+        """The account in a file, a new one in a file that holds none."""
+        try:
+            return cls._read(raw)
+        except (struct.error, ValueError):
             return cls()
+
+    @classmethod
+    def _read(cls, raw: bytes) -> Self:
         lengths = _LENGTHS.unpack_from(raw)
         numbers = array("d", raw[_LENGTHS.size : _LENGTHS.size + 8 * sum(lengths)])
+        if len(numbers) != sum(lengths):
+            raise ValueError(f"{len(numbers)} numbers are not {lengths}")
         requests, tokens, _ = lengths
         workers = map(int, numbers[requests + tokens :])
         return cls(
@@ -151,8 +161,17 @@ class RateLimits:
 
     @contextmanager
     def _account(self, tenant_id: str) -> Iterator[_Account]:
-        """A tenant's account, with this worker's tokens in it, while no other worker has it."""
-        descriptor = os.open(self._folder / tenant_id, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """A tenant's account, with this worker's tokens in it, while no other worker has it.
+
+        One that can't be kept is a new one each time: nobody is refused for it.
+        """
+        file = self._folder / tenant_id
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            log.warning("rate_limits.not_counted", file=str(file), error=str(error))
+            yield _Account()
+            return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             account = _Account.read(os.pread(descriptor, _MAX_BYTES, 0))
@@ -161,9 +180,16 @@ class RateLimits:
             try:
                 yield account
             finally:
-                os.pwrite(descriptor, account.written(), 0)
+                _write(descriptor, account.written())
         finally:
             os.close(descriptor)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    try:
+        os.pwrite(descriptor, content, 0)
+    except OSError as error:
+        log.warning("rate_limits.not_counted", error=str(error))
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -230,6 +231,26 @@ def test_the_streams_of_a_killed_worker_are_free_again(tmp_path: Path) -> None:
 def _die(folder: Path, tier: Tier) -> None:
     with RateLimits(folder).admitted("acme", tier):
         os._exit(9)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(12), b"\xff" * 100, b"\x03" + bytes(31)])
+def test_a_file_that_holds_no_account_is_a_new_one(
+    tmp_path: Path, limits: RateLimits, content: bytes
+) -> None:
+    (tmp_path / "acme").write_bytes(content)
+    ask(limits)
+    ask(limits)
+    assert refusal(limits).kind == "requests"
+
+
+def test_nobody_is_refused_because_the_disk_is(tmp_path: Path, limits: RateLimits) -> None:
+    shutil.rmtree(tmp_path)
+    for _ in range(5):
+        with limits.admitted("acme", TIER):
+            limits.spend_tokens("acme", 1000)
+            assert limits.headers("acme", TIER)["x-ratelimit-limit-requests"] == "2"
+    tmp_path.mkdir()
+    assert refusal(limits).kind == "tokens"
 
 
 def test_tenants_do_not_share_limits(limits: RateLimits) -> None:
