@@ -44,7 +44,7 @@ from engine.native_generation import SAMPLING_TYPES, generate_text, sampling_par
 from engine.native_request import NativeRequestError, Tensors, parse_native_request
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.responses import Failure
-from engine.token_usage import COUNTER, TokenCounter
+from engine.token_usage import COUNTER, TokenCounter, estimated_tokens
 from engine.worker_extension import GROUP_ADAPTERS, HELD_ADAPTERS
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,6 @@ log = logging.getLogger(__name__)
 LOOK_PERIOD_S = 1.0
 """How often vLLM is asked where the adapters are, at most. With 64 adapters an answer takes 0.6 ms,
 or a step of the engine while it is busy; asked ten times a second, streams were no slower."""
-BYTES_OF_A_TOKEN = 4
-"""About, to estimate a prompt that vLLM has not read yet."""
 
 
 class NativeResponder(Protocol):
@@ -76,7 +74,6 @@ class _EngineRequest:
     cache_salt: str | None
     tenant: str
     weight: float
-    size_bytes: int
     body: Mapping[str, Any]
 
 
@@ -207,7 +204,7 @@ class BaseEngine:
             weight=1,
             adapter=self._in_a_slot(lora_name),
             sequences=sampling.n,
-            tokens=len(request.prompt) // BYTES_OF_A_TOKEN,
+            tokens=estimated_tokens(request.prompt),
         )
         counter = TokenCounter(lambda: entry.charge(sum(counter.usage)))
         COUNTER.set(counter)
@@ -336,7 +333,7 @@ class BaseEngine:
             weight=request.weight,
             adapter=self._in_a_slot(request.lora_name),
             sequences=request.endpoint.sequences(request.body),
-            tokens=request.size_bytes // BYTES_OF_A_TOKEN,
+            tokens=estimated_tokens(request.body),
         )
         return self._admission.entered(asked)
 
@@ -405,7 +402,6 @@ def _parse_request(raw: bytes) -> _EngineRequest:
         cache_salt=document.get("cache_salt"),
         tenant=document["tenant"],
         weight=document["weight"],
-        size_bytes=len(raw),
         body=dict(document["body"]),
     )
 

@@ -46,10 +46,11 @@ class Limits:
     them waits there. While several tenants are about, one that has some in it gets more only below
     `max_running_shared`: the rest is for those that have none, so that they find room and a short
     step. `max_adapters` and `max_adapters_shared` are the same for adapters. A tenant is about
-    until `about_s` after its last request. While the engine has prompts to read, no more enter than
-    `max_prompt_tokens` in all, or `max_prompt_tokens_shared` while several tenants are about; a
-    tenant that has nothing in the engine is not held up by them. An adapter may keep its slot for
-    `turn_s` against those that wait for one. `max_waiting` is of each tenant.
+    until `about_s` after its last request. While the engine has `max_prompt_tokens` of prompts to
+    read no more enter; while several tenants are about, none that would make more of them than
+    `max_prompt_tokens_shared`, but a tenant that has nothing in the engine is not held up by them.
+    An adapter may keep its slot for `turn_s` against those that wait for one. `max_waiting` is of
+    each tenant.
     """
 
     max_running: int
@@ -284,12 +285,10 @@ class FairQueue:
         if not lane.tenant.running:
             return running <= limits.max_running
         unread += self._unread
+        if not self._is_shared:
+            return running <= limits.max_running and unread < limits.max_prompt_tokens
         prompts = unread + place.asked.tokens if unread else 0
-        if self._is_shared:
-            most = limits.max_running_shared, limits.max_prompt_tokens_shared
-        else:
-            most = limits.max_running, limits.max_prompt_tokens
-        return running <= most[0] and prompts <= most[1]
+        return running <= limits.max_running_shared and prompts <= limits.max_prompt_tokens_shared
 
     def _may_use_adapter(self, lane: _Lane) -> bool:
         if lane.adapter is None:

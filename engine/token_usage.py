@@ -8,6 +8,8 @@ from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
+BYTES_OF_A_TOKEN = 4
+"""About."""
 Generate: TypeAlias = Callable[..., AsyncGenerator[Any, None]]
 AddRequest: TypeAlias = Callable[..., Awaitable[Any]]
 
@@ -17,6 +19,22 @@ class TokenUsage(NamedTuple):
 
     prompt_tokens: int
     completion_tokens: int
+
+
+def estimated_tokens(body: Any) -> int:
+    """About as many as the texts of a request, which vLLM has not read yet; a number is a token."""
+    size, left = 0, [body]
+    while left:
+        match left.pop():
+            case str(text):
+                size += len(text.encode("utf-8", "surrogatepass"))
+            case int():
+                size += BYTES_OF_A_TOKEN
+            case dict(values):
+                left.extend(values.values())
+            case list(values):
+                left.extend(values)
+    return size // BYTES_OF_A_TOKEN
 
 
 class TokenCounter:

@@ -350,14 +350,14 @@ def reading(*, alone: int, shared: int) -> Engine:
 
 def test_no_more_prompts_enter_than_the_engine_reads_soon() -> None:
     engine = reading(alone=50, shared=20)
-    engine.ask(asked("a", tokens=20), 5)
+    engine.ask(asked("a", tokens=25), 5)
     assert len(engine.inside) == 2
     for place in engine.inside:
-        engine.queue.charge(place, 25)
-    engine.unread = 50
+        engine.queue.charge(place, 30)
+    engine.unread = 60
     engine.admit()
     assert len(engine.inside) == 2
-    engine.unread = 25
+    engine.unread = 30
     engine.admit()
     assert len(engine.inside) == 3
     engine.unread = 0
@@ -376,6 +376,8 @@ def test_beside_others_fewer_prompts_enter_and_whoever_has_nothing_in_the_engine
 
 def test_a_prompt_longer_than_the_engine_reads_soon_enters_when_none_is_unread() -> None:
     engine = reading(alone=50, shared=20)
+    engine.ask(asked("other", tokens=1))
+    engine.queue.charge(engine.inside[0], 1)
     short, long = engine.ask(asked("a", tokens=5))[0], engine.ask(asked("a", tokens=500))[0]
     assert not long.is_running
     engine.queue.charge(short, 5)
@@ -384,8 +386,9 @@ def test_a_prompt_longer_than_the_engine_reads_soon_enters_when_none_is_unread()
 
 
 def test_one_that_leaves_before_it_was_charged_makes_room_for_its_prompt() -> None:
-    engine = reading(alone=50, shared=50)
+    engine = reading(alone=40, shared=40)
     first, second = engine.ask(asked("a", tokens=40), 2)
+    assert not second.is_running
     engine.queue.leave(first, engine.now_s)
     engine.admit()
     assert second.is_running

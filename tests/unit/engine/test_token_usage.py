@@ -9,9 +9,30 @@ from typing import Any
 
 import pytest
 
-from engine.token_usage import COUNTER, TokenCounter, counting_completions, counting_prompts
+from engine.token_usage import (
+    COUNTER,
+    TokenCounter,
+    counting_completions,
+    counting_prompts,
+    estimated_tokens,
+)
 
 PROMPT = {"type": "token", "prompt_token_ids": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({"prompt": "four" * 25, "max_tokens": 5}, 26),
+        ({"prompt": [5, 6, 7], "temperature": 0.5, "stop": None}, 3),
+        ({"messages": [{"role": "user", "content": [{"text": "a" * 36}]}]}, 10),
+        ({"prompt": "\ud800日本"}, 2),
+        ("a native prompt of 28 bytes.", 7),
+        ({}, 0),
+    ],
+)
+def test_a_prompt_is_estimated_by_its_texts(body: Any, tokens: int) -> None:
+    assert estimated_tokens(body) == tokens
 
 
 class Kind(Enum):
