@@ -21,6 +21,8 @@ NAMES: Mapping[str, str] = {
     "VLLM::APIServer": "api server",
     "bin/litellm": "litellm",
     "stack.bench.load_client": "load client",
+    # Its workers, if it has several; vLLM's processes rename themselves.
+    "multiprocessing.spawn import": "gateway",
 }
 """How a process is known by its command line, which vLLM's write themselves."""
 

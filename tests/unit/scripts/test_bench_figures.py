@@ -82,6 +82,7 @@ def test_a_process_costs_what_it_used_since_and_the_same_names_are_added_up() ->
         ("/t/triton_python_backend_stub /models/llama-adapters/1/model.py lora_1_", "companion"),
         ("/t/triton_python_backend_stub /models/llama-adapter-files/1/model.py l_2_", "companion"),
         ("VLLM::EngineCore", "engine core"),
+        ("python -c from multiprocessing.spawn import spawn_main; spawn_main(5)", "gateway"),
         ("VLLM::Worker", "worker"),
         ("python -m vllm.entrypoints.openai.api_server --model /m", "api server"),
         ("/venv/bin/python /runtime/litellm/bin/litellm --config c", "litellm"),
