@@ -34,6 +34,8 @@ settings, from the environment or a .env file in the checkout (relative folders 
                        the default base model)
   LORA_MODELS_DIR      where a base model's relative path is looked up first
                        (default: .runtime/models)
+  LORA_REGISTRY_URL    postgresql+psycopg://USER:PASSWORD@HOST/DATABASE in place of the SQLite file
+                       in LORA_DATA_DIR
   LORA_TIERS_FILE      a TOML file of tiers, in place of the built-in ones
   LORA_ADMIN_KEY       opens the admin API below /admin/v1; without it there is none
   LORA_REQUEST_TIMEOUT_S
@@ -43,6 +45,7 @@ settings, from the environment or a .env file in the checkout (relative folders 
                        they ask for nothing
   GATEWAY_HOST         default 127.0.0.1
   GATEWAY_PORT         default 8080
+  GATEWAY_WORKERS      how many processes share that port (default: 1)
   TRITON_HTTP_PORT     default 8000
   TRITON_GRPC_PORT     default 8001
   TRITON_METRICS_PORT  default 8002

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from stack.installation import free_ports, lock
 from stack.serve import (
+    EPILOG,
     ServeError,
     is_ready,
     main,
@@ -22,10 +23,15 @@ from stack.serve import (
 )
 from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 
-from adapter_sync.settings import load_settings
+from adapter_sync.settings import Settings, load_settings
 from tests.stack_process import BASE_MODEL, ROOT
 
 PORTS = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+
+
+def test_help_tells_every_setting() -> None:
+    told = {line.split()[0] for line in EPILOG.splitlines() if line.startswith("  ")}
+    assert {name.upper() for name in Settings.model_fields} - told == set()
 
 
 @pytest.fixture
