@@ -195,8 +195,8 @@ class ResponseSender:
         return response
 
     def _run(self) -> None:
+        next_question = math.inf
         while True:
-            next_question = min((each.question_at for each in self._open), default=math.inf)
             try:
                 response = self._outbox.get(timeout=_until(next_question))
             except queue.Empty:
@@ -205,8 +205,11 @@ class ResponseSender:
                 if response is None:
                     return
                 self._flush(response)
+                if not response.is_over:
+                    next_question = min(next_question, response.question_at)
             if time.monotonic() >= next_question:
                 self._ask_after_clients()
+                next_question = min((each.question_at for each in self._open), default=math.inf)
 
     def _flush(self, response: Outgoing) -> None:
         # `finish` after a flush that already carried the end: nothing is left to send.

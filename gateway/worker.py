@@ -15,9 +15,9 @@ from gateway.app import create_app
 def worker_app() -> FastAPI:
     """What a process of the gateway serves. Raises ConfigurationError."""
     if (parent := multiprocessing.parent_process()) is not None:
+        configure_logs()
         # However that one ends: what is left would keep the port.
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-    configure_logs()
     return create_app(load_settings())
 
 
