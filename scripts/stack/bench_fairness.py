@@ -13,7 +13,6 @@ import random
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -87,22 +86,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the figures with the queue and without it; 1 when an installation failed."""
     arguments = parser().parse_args(argv)
     from stack.child import ChildError
-    from stack.installation import ROOT
+    from stack.installation import work_folder
 
     plan = Plan(**{name: getattr(arguments, name) for name in Plan.__dataclass_fields__})
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Not the system's temporary folder, which may be in memory.
-    data = ROOT / "data"
-    data.mkdir(exist_ok=True)
     admissions = {"queue": arguments.admission, "no queue": False}
     if arguments.only is not None:
         admissions = {arguments.only: admissions[arguments.only]}
     figures = {}
     try:
-        with tempfile.TemporaryDirectory(prefix="bench-fairness-", dir=data) as folder:
+        with work_folder("bench-fairness-") as folder:
             for name, admission in admissions.items():
                 say(f"starting an installation: {name}")
-                figures[name] = measure(plan, Path(folder) / name.replace(" ", "-"), admission)
+                figures[name] = measure(plan, folder / name.replace(" ", "-"), admission)
                 print(table({name: figures[name]}), flush=True)
     except ChildError as error:
         print(f"bench-fairness: {error}", file=sys.stderr)

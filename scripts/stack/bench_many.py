@@ -13,7 +13,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -52,17 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     import structlog
 
-    from stack.installation import ROOT
+    from stack.installation import work_folder
 
     # What the registry's filling logs is no figure.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    # Not the system's temporary folder, which may be in memory.
-    data = ROOT / "data"
-    data.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-many-", dir=data) as name:
+    with work_folder("bench-many-") as folder:
         installations = [
-            Installation(Path(name) / str(count), count)
-            for count in (arguments.few, arguments.many)
+            Installation(folder / str(count), count) for count in (arguments.few, arguments.many)
         ]
         for each in installations:
             say(f"filling a registry with {each.count} adapters")

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 TOKENS_PER_S = 1000
 ANSWER_TOKENS = 4
-WITHIN_S = 60
 MIB = 1 << 20
 
 
@@ -32,16 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from stack.bench.ready_tokens import running_installation
     from stack.child import ChildError
-    from stack.installation import ROOT
+    from stack.installation import work_folder
 
-    # Not the system's temporary folder, which may be in memory.
-    data = ROOT / "data"
-    data.mkdir(exist_ok=True)
     measured: list[Mapping[str, float]] = []
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="bench-memory-", dir=data) as folder,
-            running_installation(TOKENS_PER_S, Path(folder)) as installation,
+            work_folder("bench-memory-") as folder,
+            running_installation(TOKENS_PER_S, folder) as installation,
         ):
             for row in rows(installation, arguments.requests, arguments.parts, arguments.streams):
                 measured.append(row)
@@ -75,29 +70,21 @@ def rows(
 
     Raises httpx.HTTPError.
     """
-    import httpx
-
     from stack.bench.processes import cost_between, used_by
 
     server = installation.server([])
-    used = used_by(server.roots)
     with contextlib.ExitStack() as opened, ThreadPoolExecutor(streams) as threads:
         # A tenant each: one alone would meet its rate limit.
         clients = [
-            opened.enter_context(
-                httpx.Client(
-                    trust_env=False,
-                    timeout=WITHIN_S,
-                    headers={"Authorization": f"Bearer {installation.new_key(f'bench-{number}')}"},
-                )
-            )
+            opened.enter_context(installation.api(installation.new_key(f"bench-{number}")))
             for number in range(streams)
         ]
         each = requests // (parts * streams)
         for part in range(parts + 1):
             if part:
                 list(threads.map(lambda client: ask(client, server, each), clients))
-            memory = cost_between(used, used_by(server.roots)).rss_bytes
+            used = used_by(server.roots)
+            memory = cost_between(used, used).rss_bytes
             yield {
                 "requests": each * streams * part,
                 **{name: round(size / MIB, 1) for name, size in sorted(memory.items())},
@@ -113,7 +100,7 @@ def ask(client: "httpx.Client", server: "Server", times: int) -> None:
         "stream": True,
     }
     for _ in range(times):
-        answer = client.post(server.target.base_url + server.target.endpoint, json=body)
+        answer = client.post(server.target.endpoint, json=body)
         answer.raise_for_status()
 
 

@@ -6,6 +6,8 @@ import hashlib
 import os
 import signal
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -73,6 +75,18 @@ def settings_below(folder: Path) -> Settings:
         triton_grpc_port=ports[2],
         triton_metrics_port=ports[3],
     )
+
+
+@contextlib.contextmanager
+def work_folder(prefix: str) -> Iterator[Path]:
+    """A new folder below data/, removed at the end.
+
+    Not the system's temporary folder, which may be in memory.
+    """
+    data = ROOT / "data"
+    data.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=data) as name:
+        yield Path(name)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

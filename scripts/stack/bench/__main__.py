@@ -4,7 +4,6 @@ import argparse
 import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from stack.bench.measure import measure
     from stack.bench.results import write_results
     from stack.child import ChildError
+    from stack.installation import work_folder
 
     def report(document: "Document") -> None:
         print(write_results(document, arguments.out, arguments.json), end="", flush=True)
@@ -62,13 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # As Ctrl-C does: the servers are stopped on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Not the system's temporary folder, which may be in memory.
-    data = ROOT / "data"
-    data.mkdir(exist_ok=True)
     command = shlex.join(["scripts/bench", *words])
     try:
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=data) as folder:
-            measure(plan, Path(folder), command=command, report=report)
+        with work_folder("bench-") as folder:
+            measure(plan, folder, command=command, report=report)
     except (ChildError, LoadError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

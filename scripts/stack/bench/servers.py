@@ -189,9 +189,9 @@ class Installation:
         finally:
             registry.close()
 
-    def api(self) -> httpx.Client:
-        """The gateway, as the tenant."""
-        headers = {"Authorization": f"Bearer {self.key}"}
+    def api(self, key: str | None = None) -> httpx.Client:
+        """The gateway, as the tenant, or with another's key."""
+        headers = {"Authorization": f"Bearer {key or self.key}"}
         return httpx.Client(
             base_url=self.url, headers=headers, trust_env=False, timeout=UPLOAD_WITHIN_S
         )
