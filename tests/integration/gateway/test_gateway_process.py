@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
@@ -25,6 +25,7 @@ from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.record import BaseModel
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
+from tests.stack_process import wait_for
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 120
@@ -267,32 +268,25 @@ def _running_workers(
     headers = {"authorization": f"Bearer {_prepare(folder)}"}
     settings = {"GATEWAY_WORKERS": "3", "LORA_TIERS_FILE": str(tiers)}
     with _running(folder, triton_port, settings=settings) as (url, process):
-        _until(lambda: len(_workers_connected(process, url)) == 3, "all three take connections")
+        wait_for(lambda: len(_workers_connected(process, url)) == 3, "connections to all three")
         yield url, process, headers
 
 
-def _workers_connected(process: "subprocess.Popen[str]", url: str) -> Counter[int]:
-    """Which workers have how many of thirty connections at once."""
+def _workers_connected(process: "subprocess.Popen[str]", url: str) -> set[int]:
+    """Which workers have some of thirty connections at once."""
     port = int(url.rpartition(":")[2])
     with ThreadPoolExecutor(30) as threads, httpx.Client() as client:
         list(threads.map(lambda _: client.get(f"{url}/health/live"), range(30)))
-        return Counter(
+        return {
             worker.pid
             for worker in psutil.Process(process.pid).children()
             for connection in worker.net_connections()
             if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
-        )
+        }
 
 
-def _until(is_true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_true():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
-        time.sleep(0.1)
-
-
-def _ask(url: str, headers: Mapping[str, str], words: str = "hello") -> int:
-    body = {"model": "tiny", "messages": [{"role": "user", "content": words}]}
+def _ask(url: str, headers: Mapping[str, str]) -> int:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
     answer = httpx.post(f"{url}/v1/chat/completions", headers=headers, json=body, timeout=60)
     return answer.status_code
 
@@ -320,12 +314,12 @@ def test_a_killed_worker_is_replaced_and_its_streams_are_free_again(
         )
         held = [client.send(request, stream=True) for _ in range(5)]
         assert [answer.status_code for answer in held] == [200, 200, 200, 200, 429]
-        before = set(_workers_connected(process, url))
+        before = _workers_connected(process, url)
         for worker in before:
             os.kill(worker, signal.SIGKILL)
-        _until(lambda: len(set(_workers_connected(process, url)) - before) == 3, "new ones serve")
+        wait_for(lambda: len(_workers_connected(process, url) - before) == 3, "three new ones")
         assert _ask(url, headers) == 200
-        after = set(_workers_connected(process, url))
+        after = _workers_connected(process, url)
         process.terminate()
         assert process.wait(PATIENCE_S) == 0
         assert not any(map(psutil.pid_exists, before | after))
@@ -333,9 +327,9 @@ def test_a_killed_worker_is_replaced_and_its_streams_are_free_again(
 
 def test_workers_end_with_their_parent(tmp_path: Path, triton_port: int) -> None:
     with _running_workers(tmp_path, triton_port) as (url, process, _):
-        workers = set(_workers_connected(process, url))
+        workers = _workers_connected(process, url)
         process.kill()
         process.wait(PATIENCE_S)
-        _until(lambda: not any(map(psutil.pid_exists, workers)), "the workers are gone")
+        wait_for(lambda: not any(map(psutil.pid_exists, workers)), "the workers' end")
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health/live")
