@@ -11,7 +11,8 @@ import msgspec
 from engine.fair_queue import Limits
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
-ABOUT_S = 10.0
+ABOUT_S = 60.0
+"""How long after its last request a tenant still counts as about, so that room is left for it."""
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

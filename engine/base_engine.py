@@ -38,11 +38,13 @@ from engine.admission_settings import AdmissionSettings, limits_of, no_limits
 from engine.channels import Responder
 from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
 from engine.fair_queue import Asked, QueueFullError
+from engine.fair_scheduler import read_in_turns
 from engine.handover_server import HandoverServer
 from engine.native_answer import NativeAnswer
 from engine.native_generation import SAMPLING_TYPES, generate_text, sampling_params
 from engine.native_request import NativeRequestError, Tensors, parse_native_request
 from engine.openai_app import OpenAIApp, UnsupportedEndpointError
+from engine.priority import with_priority
 from engine.responses import Failure
 from engine.token_usage import COUNTER, TokenCounter, estimated_tokens
 from engine.worker_extension import GROUP_ADAPTERS, HELD_ADAPTERS
@@ -101,10 +103,13 @@ class BaseEngine:
     @classmethod
     async def start(cls, arguments: Namespace, admission: AdmissionSettings | None) -> "BaseEngine":
         """Start vLLM; returns when it can generate. Without `admission` nothing queues for it."""
+        config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
+            usage_context=UsageContext.OPENAI_API_SERVER
+        )
+        if admission is not None:
+            read_in_turns(config.scheduler_config)
         engine = AsyncLLM.from_vllm_config(
-            AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
-                usage_context=UsageContext.OPENAI_API_SERVER
-            ),
+            config,
             usage_context=UsageContext.OPENAI_API_SERVER,
             disable_log_stats=arguments.disable_log_stats,
         )
@@ -364,6 +369,7 @@ def _admission(engine: AsyncLLM, settings: AdmissionSettings | None) -> Admissio
         max_loras=lora.max_loras if lora else 0,
     )
     admission = Admission(limits, unread=unread, max_wait_s=settings.max_wait_s)
+    engine.add_request = with_priority(engine.add_request)
     output_processor.process_outputs = followed_by(output_processor.process_outputs, admission.look)
     return admission
 

@@ -9,8 +9,8 @@ Serving Large Language Models", OSDI 2024, https://arxiv.org/abs/2401.00588), wh
 between two tenants that both wait, the counters differ by no more than the engine holds at once.
 A prompt is charged by an estimate when it enters, and by what vLLM counts from then on.
 
-**Prompts.** VLLM reads prompts in the order of their coming, a step's budget of tokens at a time
-(max_num_batched_tokens). What a flood has handed over is therefore before everybody else, so no
+**Prompts.** VLLM reads a step's budget of them at a time (max_num_batched_tokens), and what a flood
+has handed over is before all others but who has nothing in the engine (`fair_scheduler`). So no
 more prompts enter than a step or two read; the others wait here, where the next is chosen anew.
 
 **Adapters.** The engine has `max_adapters` slots. VLLM's scheduler passes over a waiting request
@@ -127,11 +127,15 @@ class _Slot:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Place:
-    """A request's place, from its coming to its end."""
+    """A request's place, from its coming to its end.
+
+    `is_first` when its tenant had nothing in the engine as it entered, while others were about.
+    """
 
     asked: Asked
     lane: _Lane
     is_running: bool = False
+    is_first: bool = False
     guessed: int = 0
     used: int = 0
 
@@ -314,6 +318,7 @@ class FairQueue:
         place = next(iter(lane.waiting))
         del lane.waiting[place]
         place.is_running = True
+        place.is_first = self._is_shared and not lane.tenant.running
         sequences = self._sequences(place)
         lane.running += 1
         lane.tenant.running += sequences

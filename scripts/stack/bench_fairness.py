@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from stack.bench.servers import Installation
 
 WARM_UP_S, STALLED_S = 8.0, 600
-ABOUT_S = 12.0
-"""A little longer than a tenant that has left is counted as about: engine/admission_settings.py."""
-ADAPTERS = "| adapters' p99, median and slowest | ratio |"
+ABOUT_S = 60.0
+"""How long a tenant that has left is counted as about: engine/admission_settings.py."""
+ALONE_S = 20.0
+ADAPTERS = "alone, beside | adapters' p99, median and slowest | ratio |"
 WORDS = ("time", "year", "people", "way", "day", "thing", "life", "world", "school", "state")
 
 
@@ -60,12 +61,14 @@ class Figures:
     """Of one installation.
 
     `flood_tokens_per_s` is what the flooding tenant gets beside the quiet one, and
-    `flood_alone_tokens_per_s` without it. `adapters` are the waits of each adapter's requests;
-    one that was still waiting at the end counts with what it had waited.
+    `flood_alone_tokens_per_s` once that has been away so long that no room is left for it;
+    `back_ms` is how long the request waits with which it comes back. `adapters` are the waits of
+    each adapter's requests; one that was still waiting at the end counts with what it had waited.
     """
 
     alone: Waits
     flooded: Waits
+    back_ms: float
     flood_alone_tokens_per_s: float
     flood_tokens_per_s: float
     adapters: Sequence[Waits]
@@ -145,14 +148,15 @@ def say(text: str) -> None:
 def table(figures: dict[str, Figures]) -> str:
     """The figures in Markdown."""
     rows = [
-        f"| | alone p50, p99 | flooded p50, p99 | ratio of p99 | flood alone, beside {ADAPTERS}",
-        "|---|---|---|---|---|---|---|",
+        f"| | alone p50, p99 | flooded p50, p99 | ratio of p99 | back | flood {ADAPTERS}",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, each in figures.items():
         p99s = [waits.p99 for waits in each.adapters]
         rows.append(
             f"| {name} | {each.alone.p50:.0f}, {each.alone.p99:.0f} ms "
             f"| {each.flooded.p50:.0f}, {each.flooded.p99:.0f} ms | {each.quiet_ratio:.2f} "
+            f"| {each.back_ms:.0f} ms "
             f"| {each.flood_alone_tokens_per_s:.0f}, {each.flood_tokens_per_s:.0f} tokens/s "
             f"| {statistics.median(p99s) / 1000:.1f}, {max(p99s) / 1000:.1f} s "
             f"| {each.adapter_ratio:.2f} |"
@@ -201,16 +205,19 @@ async def _measure(
         say("the quiet tenant alone")
         await client.ask(quiet, BASE_MODEL, Load(), plan.quiet_tokens)
         alone = waits_of(await client.now_and_then(quiet, BASE_MODEL))
-        say(f"{alone}; the flood alone")
-        await asyncio.sleep(ABOUT_S)
+        say(f"{alone}; the quiet tenant under the flood")
         async with client.busy([(flood, BASE_MODEL)], plan.streams) as (load,):
             await asyncio.sleep(WARM_UP_S)
-            flood_alone = await load.tokens_per_s(plan.requests / 3)
-            say(f"{flood_alone:.1f} tokens/s; the quiet tenant under the flood")
             beside = asyncio.create_task(load.tokens_per_s(plan.requests))
             flooded = waits_of(await client.now_and_then(quiet, BASE_MODEL))
             flood_beside = await beside
-        say(f"{flooded}, {flood_beside:.1f} tokens/s; {plan.adapters} adapters, {plan.slots} slots")
+            say(f"{flooded}, {flood_beside:.1f} tokens/s; the flood alone")
+            await asyncio.sleep(ABOUT_S)
+            flood_alone = await load.tokens_per_s(ALONE_S)
+            back = Load()
+            await client.ask(quiet, BASE_MODEL, back, plan.quiet_tokens)
+        back_ms = round(back.first_tokens_s[0] * 1000, 1)
+        say(f"{flood_alone:.1f} tokens/s; {plan.adapters} adapters, {plan.slots} slots")
         async with client.busy(adapters, plan.adapter_streams) as loads:
             await asyncio.sleep(plan.adapter_seconds)
             now = time.monotonic()
@@ -221,6 +228,7 @@ async def _measure(
     return Figures(
         alone=alone,
         flooded=flooded,
+        back_ms=back_ms,
         flood_alone_tokens_per_s=flood_alone,
         flood_tokens_per_s=flood_beside,
         adapters=waits,

@@ -147,6 +147,26 @@ async def test_a_quiet_tenant_does_not_wait_for_what_another_has_queued_before(
     assert answered < queued - SEQUENCES
 
 
+async def test_a_quiet_tenants_prompt_is_read_before_a_long_one_that_the_engine_has_begun(
+    small: Stack,
+) -> None:
+    long = chat(BASE_MODEL, 1) | {
+        "messages": [{"role": "user", "content": " ".join(map(str, range(400)))}]
+    }
+    async with (
+        client(small, small.new_key("reader")) as flood,
+        client(small, small.new_key("quick")) as quiet,
+    ):
+        (await ask(quiet, BASE_MODEL, 1)).raise_for_status()
+        reading = asyncio.create_task(flood.post("/v1/chat/completions", json=long))
+        await until_in_flight(small, 1)
+        (await ask(quiet, BASE_MODEL, 1)).raise_for_status()
+        assert not reading.done()
+        answer = await reading
+    # Or it is no long one: ten steps' worth and more.
+    assert answer.json()["usage"]["prompt_tokens"] > 1280
+
+
 async def test_more_than_may_wait_are_told_to_come_back_and_others_are_let_in(
     small: Stack,
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from engine.admission import Admission, QueueTimeoutError
 from engine.fair_queue import Asked, Limits, QueueFullError
+from engine.priority import FIRST, OTHERS, with_priority
 
 LIMITS = Limits(
     max_running=1,
@@ -76,6 +77,26 @@ async def test_who_has_used_less_enters_first() -> None:
         each.ended.set()
     await asyncio.gather(*(each.task for each in waiting))
     assert log == ["busy", "quiet", "busy"]
+
+
+async def test_vllm_is_told_of_a_tenant_that_has_nothing_in_the_engine() -> None:
+    admission = Admission(replace(LIMITS, max_running=9), unread=nothing, max_wait_s=LONG_S)
+    told: list[tuple[object, ...]] = []
+
+    async def add_request(*arguments: object, **options: object) -> None:
+        told.append((*arguments, options))
+
+    async def ask(tenant: str) -> None:
+        async with admission.entered(asked(tenant)):
+            await with_priority(add_request)("id", "prompt", priority=-5, lora_request=None)
+
+    async with admission.entered(asked("a")):
+        for tenant in ("a", "b"):
+            await asyncio.create_task(ask(tenant))
+    assert told == [
+        ("id", "prompt", {"priority": OTHERS, "lora_request": None}),
+        ("id", "prompt", {"priority": FIRST, "lora_request": None}),
+    ]
 
 
 async def test_who_is_cancelled_leaves_the_queue_at_once() -> None:

@@ -117,6 +117,17 @@ def test_room_is_left_for_a_tenant_that_was_there_a_moment_ago_and_not_for_one_l
     assert engine.queue.running == 4
 
 
+def test_beside_others_a_request_is_first_whose_tenant_has_nothing_in_the_engine() -> None:
+    engine = Engine(ROOMY)
+    for tenant in ("a", "a", "b", "b", "a"):
+        engine.ask(asked(tenant))
+    assert [place.is_first for place in engine.inside] == [False, False, True, False, False]
+    engine.end(engine.inside[2])
+    engine.end(engine.inside[2])
+    engine.ask(asked("b"))
+    assert engine.inside[-1].is_first
+
+
 def test_a_flood_that_came_first_does_not_delay_another_tenant() -> None:
     engine = Engine()
     engine.ask(asked("flood"), 100)
