@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -28,7 +29,8 @@ from adapter_sync.sources.hub import download
 log = structlog.get_logger(__name__)
 
 FETCHES_AT_ONCE = 4
-LOOK_PERIOD_S = 0.1
+LOOK_PERIOD_S = 0.25
+"""How often the registry is asked for fetches when nothing tells of one."""
 STOP_PATIENCE_S = 5.0
 PROGRESS_PERIOD_S = 0.5
 RETRY_PERIOD_S = 1.0
@@ -56,13 +58,14 @@ class Fetcher:
             if self.stopping.wait(RETRY_PERIOD_S):
                 return
         threads: list[threading.Thread] = []
-        while not self.stopping.is_set():
-            threads = [thread for thread in threads if thread.is_alive()]
-            claimed = self._claim() if len(threads) < FETCHES_AT_ONCE else None
-            if claimed is None:
-                self.stopping.wait(LOOK_PERIOD_S)
-            else:
-                threads.append(self._start(claimed))
+        with closing(self.registry.watch()) as watch:
+            while not self.stopping.is_set():
+                threads = [thread for thread in threads if thread.is_alive()]
+                claimed = self._claim() if len(threads) < FETCHES_AT_ONCE else None
+                if claimed is None:
+                    watch.wait(LOOK_PERIOD_S)
+                else:
+                    threads.append(self._start(claimed))
         deadline = time.monotonic() + STOP_PATIENCE_S
         for thread in threads:
             thread.join(max(0, deadline - time.monotonic()))

@@ -23,13 +23,13 @@ from adapter_sync.errors import ConfigurationError, LoraServerError, TritonUnava
 from adapter_sync.node import ThisNode
 from adapter_sync.reconciler.apply import BaseModelReconciler
 from adapter_sync.record import BaseModel
-from adapter_sync.registry import Registry
+from adapter_sync.registry import Registry, Watch
 from adapter_sync.triton_control import TritonControl
 
 log = structlog.get_logger()
 
-CHANGE_PERIOD_S = 0.05
-"""How often the registry is asked whether anything changed; part of every hot-load's time."""
+CHANGE_PERIOD_S = 0.25
+"""How often the registry is asked whether anything changed when nothing tells of a change."""
 WAITING_PERIOD_S = 0.25
 RESYNC_PERIOD_S = 5.0
 BACKOFF_FIRST_S = 0.5
@@ -185,30 +185,31 @@ def _reconcile(
     name: str, reconciler: BaseModelReconciler, registry: Registry, stopping: threading.Event
 ) -> None:
     backoff_s = BACKOFF_FIRST_S
-    while not stopping.is_set():
-        seen: int | None = None
-        try:
-            seen = registry.change_counter()
-            result = reconciler.run_pass()
-        except LoraServerError as error:
-            log.warning("reconciliation.postponed", base_model=name, error=str(error))
-            wait_s, backoff_s = backoff_s, min(backoff_s * 2, BACKOFF_LAST_S)
-        except Exception:
-            log.exception("reconciliation.failed", base_model=name)
-            wait_s, backoff_s = backoff_s, min(backoff_s * 2, BACKOFF_LAST_S)
-        else:
-            backoff_s = BACKOFF_FIRST_S
-            wait_s = WAITING_PERIOD_S if result.waiting else RESYNC_PERIOD_S
-        _wait_for_change(registry, seen, wait_s, stopping)
+    with contextlib.closing(registry.watch()) as watch:
+        while not stopping.is_set():
+            seen: int | None = None
+            try:
+                seen = registry.change_counter()
+                result = reconciler.run_pass()
+            except LoraServerError as error:
+                log.warning("reconciliation.postponed", base_model=name, error=str(error))
+                wait_s, backoff_s = backoff_s, min(backoff_s * 2, BACKOFF_LAST_S)
+            except Exception:
+                log.exception("reconciliation.failed", base_model=name)
+                wait_s, backoff_s = backoff_s, min(backoff_s * 2, BACKOFF_LAST_S)
+            else:
+                backoff_s = BACKOFF_FIRST_S
+                wait_s = WAITING_PERIOD_S if result.waiting else RESYNC_PERIOD_S
+            _wait_for_change(registry, watch, seen, wait_s, stopping)
 
 
 def _wait_for_change(
-    registry: Registry, seen: int | None, wait_s: float, stopping: threading.Event
+    registry: Registry, watch: Watch, seen: int | None, wait_s: float, stopping: threading.Event
 ) -> None:
     """Wait at most `wait_s`; all of it while the registry can't be asked."""
     deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline and not stopping.is_set():
+    while (left_s := deadline - time.monotonic()) > 0 and not stopping.is_set():
         with contextlib.suppress(SQLAlchemyError):
             if seen is not None and registry.change_counter() != seen:
                 return
-        stopping.wait(CHANGE_PERIOD_S)
+        watch.wait(min(left_s, CHANGE_PERIOD_S))

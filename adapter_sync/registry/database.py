@@ -20,6 +20,19 @@ from adapter_sync.registry.tables import change_counter
 Value = TypeVar("Value")
 
 
+class Watch(Protocol):
+    """Wakes who waits for a change, whichever process makes it; used by one thread."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Return soon after a write since the last wait, else after `timeout_s`.
+
+        A write may be missed, and what wakes may be no change: whoever waits looks again.
+        """
+
+    def close(self) -> None:
+        """Give back what it takes."""
+
+
 class Backend(Protocol):
     """A kind of database: one engine, with the options of a reading and of a writing transaction.
 
@@ -37,6 +50,12 @@ class Backend(Protocol):
 
     def data_version(self) -> int | None:
         """Another one once anything was committed; None where a query is the only way to know."""
+
+    def written(self) -> None:
+        """Told after each writing transaction."""
+
+    def watch(self) -> Watch:
+        """Wakes who waits for writing transactions."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -78,6 +97,10 @@ class Database:
         """Another one once anything was committed; None where a query is the only way to know."""
         return self._backend.data_version()
 
+    def watch(self) -> Watch:
+        """Wakes who waits for writing transactions."""
+        return self._backend.watch()
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A consistent view."""
@@ -93,6 +116,7 @@ class Database:
         """
         with self._backend.writing.begin() as connection:
             yield connection
+        self._backend.written()
 
     @contextmanager
     def changing(self) -> Iterator[Connection]:

@@ -1,11 +1,14 @@
 """All that is special to PostgreSQL: how its engine is opened, and its transactions."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 # Of each process, and few: a server takes 100 connections unless told otherwise.
 CONNECTIONS = 10
@@ -15,6 +18,7 @@ IDLE_TIMEOUT_S = 60
 """A process that is stopped in mid-transaction must not hold up the others for ever."""
 WRITE_LOCK = 0x4C6F5241
 """The advisory lock's number in the registry's database: "LoRA"."""
+CHANNEL = "lora_registry_written"
 _WRITES = "registry_writes"
 _SESSION = {
     "lock_timeout": LOCK_TIMEOUT_S,
@@ -53,18 +57,64 @@ class PostgresqlBackend:
     def data_version(self) -> None:
         """Only a query tells."""
 
+    def written(self) -> None:
+        """The server has told every Watch already."""
+
+    def watch(self) -> "ChannelWatch":
+        """Wakes who waits for writing transactions."""
+        return ChannelWatch(self.engine)
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
 
+class ChannelWatch:
+    """Wakes when the server tells of a write, and keeps to the time-outs while it is away.
+
+    A connection of its own, outside the pool, from the first wait on.
+    https://www.postgresql.org/docs/current/sql-listen.html
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: psycopg.Connection | None = None
+
+    def wait(self, timeout_s: float) -> None:
+        """Return soon after a write since the last wait, else after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            if self._connection is None:
+                arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
+                self._connection = psycopg.connect(
+                    *arguments, **options, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True
+                )
+                self._connection.execute(f"LISTEN {CHANNEL}")
+            for _ in self._connection.notifies(timeout=timeout_s, stop_after=1):
+                return
+        except (psycopg.Error, SQLAlchemyError):
+            self.close()
+            time.sleep(max(0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
 def _begin(connection: Connection) -> None:
     """One write at a time, as on SQLite: what a write reads stays true until it commits.
+
+    With the commit the server tells every ChannelWatch.
 
     Each statement after the lock sees what was committed before it (READ COMMITTED).
     """
     if connection.get_execution_options().get(_WRITES, False):
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITE_LOCK})
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(:key), pg_notify(:channel, '')"),
+            {"key": WRITE_LOCK, "channel": CHANNEL},
+        )
 
 
 def _without_nul(

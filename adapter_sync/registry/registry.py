@@ -72,7 +72,7 @@ from adapter_sync.registry.base_models import (
     select_base_models,
     upsert_base_model,
 )
-from adapter_sync.registry.database import Database, Remembered, select_change_counter
+from adapter_sync.registry.database import Database, Remembered, Watch, select_change_counter
 from adapter_sync.registry.fetches import (
     ClaimedFetch,
     claim_fetch,
@@ -145,6 +145,10 @@ class Registry:
     def change_counter(self) -> int:
         """Grows with every committed change to adapters or base models, whoever makes it."""
         return self._change_counter.value()
+
+    def watch(self) -> Watch:
+        """Wakes one thread that waits for changes, whoever makes them."""
+        return self._database.watch()
 
     def create_tenant(self, name: str, tier: str) -> Tenant:
         """Raises InvalidNameError, UnknownTierError, TenantExistsError."""

@@ -1,16 +1,23 @@
 """All that is special to SQLite: how its engine is opened, its transactions, its schema lock."""
 
+import contextlib
 import fcntl
+import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+from inotify_simple import INotify, flags
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
 from adapter_sync.errors import ConfigurationError
+
+log = structlog.get_logger(__name__)
 
 BUSY_TIMEOUT_S = 30.0
 # As many as the gateway's thread pool has threads, so that none waits for a connection.
@@ -55,6 +62,19 @@ class SqliteBackend:
                 return None
             return version
 
+    def written(self) -> None:
+        """Touch a file beside the database, which every Watch looks at.
+
+        SQLite's own files do not tell: what is in them counts only when the index in shared memory
+        says so.
+        """
+        with contextlib.suppress(OSError):
+            os.utime(_bell(self._file))
+
+    def watch(self) -> "FileWatch":
+        """Wakes who waits for writing transactions."""
+        return FileWatch(_bell(self._file))
+
     def close(self) -> None:
         """Close every connection."""
         with self._looking:
@@ -62,6 +82,40 @@ class SqliteBackend:
                 self._looker.close()
                 self._looker = None
         self.engine.dispose()
+
+
+class FileWatch:
+    """Wakes when the file is touched; where inotify has no room for it, after the time-out only.
+
+    https://man7.org/linux/man-pages/man7/inotify.7.html
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._inotify: INotify | None = None
+        try:
+            file.touch()
+            self._inotify = INotify()
+            self._inotify.add_watch(file, flags.ATTRIB)
+        except OSError as error:
+            self.close()
+            log.warning("registry.not_watched", file=str(file), error=str(error))
+
+    def wait(self, timeout_s: float) -> None:
+        """Return soon after a touch since the last wait, else after `timeout_s`."""
+        if self._inotify is None:
+            time.sleep(timeout_s)
+        else:
+            self._inotify.read(timeout=int(timeout_s * 1000))
+
+    def close(self) -> None:
+        """Give back the inotify instance."""
+        if self._inotify is not None:
+            self._inotify.close()
+            self._inotify = None
+
+
+def _bell(database: Path) -> Path:
+    return database.with_name(f"{database.name}.written")
 
 
 def sqlite_engine(file: Path) -> Engine:

@@ -131,7 +131,8 @@ def test_a_base_model_is_found_and_its_adapters_come_and_go(node: Node, tritons:
 def test_a_change_is_seen_at_once(
     node: Node, tritons: Tritons, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "RESYNC_PERIOD_S", 10 * PATIENCE_S)
+    for name in ("CHANGE_PERIOD_S", "RESYNC_PERIOD_S"):
+        monkeypatch.setattr(loop, name, 10 * PATIENCE_S)
     write_base_model(node, BASE_MODEL)
     with running(node, tritons):
         wait_for(lambda: node.triton.companion_revision is not None)
