@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from engine.fair_queue import Asked, FairQueue, Limits, Place
-from engine.priority import FIRST, OTHERS, PRIORITY
+from engine.priority import FIRST, PRIORITIES
 
 
 class QueueTimeoutError(Exception):
@@ -73,7 +73,7 @@ class Admission:
             self._admit()
             if not place.is_running:
                 await self._turn(place)
-            PRIORITY.set(FIRST if place.is_first else OTHERS)
+            PRIORITIES.set(iter([FIRST] if place.is_first else []))
             yield Entry(self._queue, place)
         finally:
             self._queue.leave(place, self._clock())

@@ -129,7 +129,8 @@ class _Slot:
 class Place:
     """A request's place, from its coming to its end.
 
-    `is_first` when its tenant had nothing in the engine as it entered, while others were about.
+    `is_first` when its tenant had nothing in the engine as it entered, while others were about,
+    and it gives the engine no more to read than `max_prompt_tokens_shared`.
     """
 
     asked: Asked
@@ -318,8 +319,12 @@ class FairQueue:
         place = next(iter(lane.waiting))
         del lane.waiting[place]
         place.is_running = True
-        place.is_first = self._is_shared and not lane.tenant.running
         sequences = self._sequences(place)
+        place.is_first = (
+            self._is_shared
+            and not lane.tenant.running
+            and sequences * place.asked.tokens <= self._limits.max_prompt_tokens_shared
+        )
         lane.running += 1
         lane.tenant.running += sequences
         lane.tenant.waiting -= 1

@@ -13,8 +13,8 @@ a step are Sarathi-Serve's (Agrawal et al., OSDI 2024, https://arxiv.org/abs/240
 """
 
 import time
-from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from itertools import chain, dropwhile, takewhile
+from typing import TYPE_CHECKING
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -23,11 +23,13 @@ from engine.admission_settings import ABOUT_S
 from engine.priority import FIRST, OTHERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from vllm.config import SchedulerConfig
+    from vllm.config import LoRAConfig, SchedulerConfig
     from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.core.sched.request_queue import RequestQueue
     from vllm.v1.request import Request
+
+PATIENCE_S = 2.0
+"""How long a prompt may wait in vLLM while first ones come; then it is one itself."""
 
 
 def read_in_turns(config: "SchedulerConfig") -> None:
@@ -45,7 +47,9 @@ class _FairSteps:
     """Mixed into vLLM's schedulers, in front of them."""
 
     running: "list[Request]"
-    waiting: "Iterable[Request]"
+    waiting: "RequestQueue"
+    deferred_waiting: "set[Request]"
+    lora_config: "LoRAConfig | None"
     scheduler_config: "SchedulerConfig"
     max_num_scheduled_tokens: int
     max_num_active_reqs: int
@@ -65,19 +69,25 @@ class _FairSteps:
                 request.priority = OTHERS
         super().add_request(request)  # type: ignore[misc]
 
-    def schedule(self, *arguments: Any, **options: Any) -> "SchedulerOutput":
+    def schedule(self, throttle_prefills: bool = False) -> "SchedulerOutput":  # noqa: FBT001, FBT002
         """Choose what the next step works on."""
-        if time.monotonic() >= self._shared_until_s or not self._reads_any_part():
-            return super().schedule(*arguments, **options)  # type: ignore[misc]
-        budget, active = self.max_num_scheduled_tokens, self.max_num_active_reqs
+        is_shared = time.monotonic() < self._shared_until_s
+        if throttle_prefills or not is_shared or not self._reads_any_part():
+            return super().schedule(throttle_prefills)  # type: ignore[misc]
+        self._let_the_oldest_pass()
+        step, active = self.max_num_scheduled_tokens, self.max_num_active_reqs
         held_back = self._hold_back()
-        self.max_num_scheduled_tokens = min(budget, self._budget())
+        self.max_num_scheduled_tokens = min(step, self._budget())
         self.max_num_active_reqs -= len(held_back)
         try:
-            return super().schedule(*arguments, **options)  # type: ignore[misc]
+            return super().schedule()  # type: ignore[misc]
         finally:
-            self.max_num_scheduled_tokens, self.max_num_active_reqs = budget, active
+            self.max_num_scheduled_tokens, self.max_num_active_reqs = step, active
             self.running += held_back
+            for each in self.running:
+                # What makes its answer is no more than others; nor is what takes steps yet.
+                if is_first(each) and not (each.is_prefill_chunk and unread_tokens(each) <= step):
+                    each.priority = OTHERS
 
     def _reads_any_part(self) -> bool:
         """Or a prompt could wait forever for room in a smaller step."""
@@ -88,26 +98,51 @@ class _FairSteps:
             and not self.need_mamba_block_aligned_split
         )
 
+    def _let_the_oldest_pass(self) -> None:
+        """Make one first that has waited too long, or it would wait as long as first ones come."""
+        oldest = next(dropwhile(is_first, self.waiting), None)
+        if oldest is not None and time.time() - oldest.arrival_time > PATIENCE_S:
+            self.waiting.remove_request(oldest)
+            oldest.priority = FIRST
+            self.waiting.add_request(oldest)
+
     def _hold_back(self) -> "list[Request]":
         """Take the others' half-read prompts out of the next step, if there are first ones."""
-        self._held_back = not self._held_back and bool(self._first())
+        self._held_back = not self._held_back and bool(self._first()) and self._adapters_fit()
         if not self._held_back:
             return []
-        half_read = [each for each in self.running if each.is_prefill_chunk and not is_first(each)]
+        half_read = self._half_read_of_others()
         self.running = [each for each in self.running if each not in half_read]
         return half_read
 
     def _budget(self) -> int:
         """The tokens of the next step: answers, first prompts, and a part for the other prompts."""
-        answers = sum(unread_tokens(each) for each in self.running if not each.is_prefill_chunk)
-        first = sum(unread_tokens(each) for each in self._first())
+        counted = [each for each in self.running if not each.is_prefill_chunk]
+        # vLLM gives what is half-read, whosever it is, its tokens before what waits.
+        waits_behind = bool(self._half_read_of_others())
+        counted += [each for each in self._first() if each.is_prefill_chunk or not waits_behind]
         others = 0 if self._held_back else self.max_num_scheduled_tokens // 2
-        return answers + first + others
+        return sum(map(unread_tokens, counted)) + others
 
     def _first(self) -> "list[Request]":
-        """Those of priority FIRST whose prompts are yet to be read."""
+        """Those of priority FIRST whose prompts are yet to be read, and can be."""
         half_read = [each for each in self.running if each.is_prefill_chunk and is_first(each)]
-        return half_read + list(takewhile(is_first, self.waiting))
+        waiting = takewhile(is_first, self.waiting)
+        return half_read + [each for each in waiting if each not in self.deferred_waiting]
+
+    def _half_read_of_others(self) -> "list[Request]":
+        return [each for each in self.running if each.is_prefill_chunk and not is_first(each)]
+
+    def _adapters_fit(self) -> bool:
+        """Whether all that is here may run at once.
+
+        vLLM does not count the adapters of what is held back, and dies of one too many after it.
+        """
+        if self.lora_config is None:
+            return True
+        requests = chain(self.running, self.waiting)
+        adapters = {each.lora_request.lora_int_id for each in requests if each.lora_request}
+        return bool(len(adapters) <= self.lora_config.max_loras)
 
 
 def is_first(request: "Request") -> bool:

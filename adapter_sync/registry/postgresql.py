@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+import structlog
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
+
+log = structlog.get_logger(__name__)
 
 # Of each process, and few: a server takes 100 connections unless told otherwise.
 CONNECTIONS = 10
@@ -19,6 +21,13 @@ IDLE_TIMEOUT_S = 60
 WRITE_LOCK = 0x4C6F5241
 """The advisory lock's number in the registry's database: "LoRA"."""
 CHANNEL = "lora_registry_written"
+_LISTENING = {
+    "autocommit": True,
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    # It says nothing itself: what lies between must not forget it, or it would never notice.
+    "keepalives_idle": 60,
+}
+"""Unless the URL says otherwise."""
 _WRITES = "registry_writes"
 _SESSION = {
     "lock_timeout": LOCK_TIMEOUT_S,
@@ -86,13 +95,13 @@ class ChannelWatch:
         try:
             if self._connection is None:
                 arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
-                self._connection = psycopg.connect(
-                    *arguments, **options, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True
-                )
+                self._connection = psycopg.connect(*arguments, **{**_LISTENING, **options})
                 self._connection.execute(f"LISTEN {CHANNEL}")
             for _ in self._connection.notifies(timeout=timeout_s, stop_after=1):
                 return
-        except (psycopg.Error, SQLAlchemyError):
+        except psycopg.Error as error:
+            if self._connection is not None:
+                log.warning("registry.not_listening", error=str(error))
             self.close()
             time.sleep(max(0, deadline - time.monotonic()))
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import sqlite3
 import threading
 import time
@@ -69,7 +68,7 @@ class SqliteBackend:
         says so.
         """
         with contextlib.suppress(OSError):
-            os.utime(_bell(self._file))
+            _bell(self._file).touch()
 
     def watch(self) -> "FileWatch":
         """Wakes who waits for writing transactions."""
@@ -91,11 +90,11 @@ class FileWatch:
     """
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         self._inotify: INotify | None = None
         try:
-            file.touch()
             self._inotify = INotify()
-            self._inotify.add_watch(file, flags.ATTRIB)
+            self._begin(self._inotify)
         except OSError as error:
             self.close()
             log.warning("registry.not_watched", file=str(file), error=str(error))
@@ -104,8 +103,16 @@ class FileWatch:
         """Return soon after a touch since the last wait, else after `timeout_s`."""
         if self._inotify is None:
             time.sleep(timeout_s)
-        else:
-            self._inotify.read(timeout=int(timeout_s * 1000))
+            return
+        events = self._inotify.read(timeout=int(timeout_s * 1000))
+        if any(event.mask & flags.IGNORED for event in events):
+            # The file was deleted: with the folder, or to be replaced by a backup's.
+            with contextlib.suppress(OSError):
+                self._begin(self._inotify)
+
+    def _begin(self, inotify: INotify) -> None:
+        self._file.touch()
+        inotify.add_watch(self._file, flags.ATTRIB)
 
     def close(self) -> None:
         """Give back the inotify instance."""

@@ -7,6 +7,7 @@ requests would take hours. What vLLM itself keeps is not measured.
 import argparse
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from stack.child import ChildError
     from stack.installation import work_folder
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     measured: list[Mapping[str, float]] = []
     try:
         with (

@@ -88,15 +88,14 @@ async def test_vllm_is_told_of_a_tenant_that_has_nothing_in_the_engine() -> None
 
     async def ask(tenant: str) -> None:
         async with admission.entered(asked(tenant)):
-            await with_priority(add_request)("id", "prompt", priority=-5, lora_request=None)
+            for _ in range(2):
+                # In a task, as vLLM does it.
+                await asyncio.gather(with_priority(add_request)("id", priority=-5))
 
     async with admission.entered(asked("a")):
         for tenant in ("a", "b"):
             await asyncio.create_task(ask(tenant))
-    assert told == [
-        ("id", "prompt", {"priority": OTHERS, "lora_request": None}),
-        ("id", "prompt", {"priority": FIRST, "lora_request": None}),
-    ]
+    assert told == [("id", {"priority": each}) for each in (OTHERS, OTHERS, FIRST, OTHERS)]
 
 
 async def test_who_is_cancelled_leaves_the_queue_at_once() -> None:

@@ -128,6 +128,19 @@ def test_beside_others_a_request_is_first_whose_tenant_has_nothing_in_the_engine
     assert engine.inside[-1].is_first
 
 
+@pytest.mark.parametrize(
+    ("sequences", "tokens", "first"),
+    [(1, 100, ["b"]), (2, 50, ["b"]), (1, 101, []), (2, 51, [])],
+)
+def test_a_request_is_first_only_if_a_step_reads_all_of_it(
+    sequences: int, tokens: int, first: list[str]
+) -> None:
+    engine = Engine(replace(ROOMY, max_prompt_tokens_shared=100))
+    engine.ask(asked("a"))
+    engine.ask(asked("b", sequences=sequences, tokens=tokens))
+    assert [place.asked.tenant for place in engine.inside if place.is_first] == first
+
+
 def test_a_flood_that_came_first_does_not_delay_another_tenant() -> None:
     engine = Engine()
     engine.ask(asked("flood"), 100)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from vllm.config import SchedulerConfig, VllmConfig
+from vllm.config import LoRAConfig, SchedulerConfig, VllmConfig
 from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -15,7 +16,12 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from engine.admission_settings import ABOUT_S
-from engine.fair_scheduler import FairAsyncScheduler, FairScheduler, read_in_turns
+from engine.fair_scheduler import (
+    PATIENCE_S,
+    FairAsyncScheduler,
+    FairScheduler,
+    read_in_turns,
+)
 from engine.priority import FIRST, OTHERS
 
 if TYPE_CHECKING:
@@ -58,8 +64,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> VllmConfig:
 class Engine:
     """A scheduler, whose steps make a token of each prompt that is read and of each answer."""
 
-    def __init__(self, config: VllmConfig) -> None:
-        kind = config.scheduler_config.get_scheduler_cls()
+    def __init__(self, config: VllmConfig, kind: "type[Scheduler]") -> None:
         spec = FullAttentionSpec(
             block_size=BLOCK, num_kv_heads=4, head_size=16, dtype=torch.float32
         )
@@ -74,7 +79,17 @@ class Engine:
             block_size=BLOCK,
         )
 
-    def ask(self, name: str, tokens: int, *, priority: int = OTHERS, answer: int = 1000) -> None:
+    def ask(
+        self,
+        name: str,
+        tokens: int,
+        *,
+        priority: int = OTHERS,
+        answer: int = 1000,
+        adapter: int | None = None,
+        waited_s: float = 0,
+    ) -> None:
+        lora = adapter and LoRARequest(str(adapter), adapter, "/nowhere")
         self.scheduler.add_request(
             Request(
                 request_id=name,
@@ -82,6 +97,8 @@ class Engine:
                 sampling_params=SamplingParams(max_tokens=answer, ignore_eos=True),
                 pooling_params=None,
                 priority=priority,
+                lora_request=lora or None,
+                arrival_time=time.time() - waited_s,
             )
         )
 
@@ -114,9 +131,9 @@ class Engine:
         return names
 
 
-@pytest.fixture
-def engine(config: VllmConfig) -> Engine:
-    return Engine(config)
+@pytest.fixture(params=[FairScheduler, FairAsyncScheduler])
+def engine(config: VllmConfig, request: pytest.FixtureRequest) -> Engine:
+    return Engine(config, request.param)
 
 
 def test_one_tenant_alone_has_whole_steps(engine: Engine) -> None:
@@ -168,7 +185,35 @@ def test_a_half_read_prompt_waits_for_first_ones_every_other_step_only(engine: E
     for number in range(6):
         engine.ask(f"first {number}", 100, priority=FIRST, answer=1)
         read.append(engine.step().get("long", 0))
-    assert [tokens > 0 for tokens in read] == [False, True] * 3
+    assert read[::2] == [0, 0, 0]
+    assert all(0 < tokens <= 64 for tokens in read[1::2])
+
+
+def test_a_prompt_that_has_waited_for_long_is_read_though_first_ones_come(engine: Engine) -> None:
+    for number in range(2):
+        engine.ask(f"first {number}", STEP, priority=FIRST, answer=1)
+    engine.ask("waits", 10, waited_s=PATIENCE_S / 2)
+    engine.ask("waits too long", 10, waited_s=PATIENCE_S + 1)
+    worked_on = engine.step()
+    assert worked_on["waits too long"] == 10
+    assert "waits" not in worked_on
+
+
+def test_one_whose_prompt_is_read_is_no_more_than_others(engine: Engine) -> None:
+    engine.ask("first", 10, priority=FIRST)
+    engine.step()
+    assert engine.scheduler.requests["first"].priority == OTHERS
+
+
+def test_no_more_adapters_run_at_once_than_there_are_slots(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.scheduler, "lora_config", LoRAConfig(max_loras=1))
+    engine.ask("long", 600, adapter=1)
+    engine.step()
+    engine.ask("first", 10, priority=FIRST, adapter=2)
+    for _ in range(6):
+        assert set(engine.step()) == {"long"}
 
 
 def test_beside_another_tenant_a_step_reads_half_as_much(engine: Engine) -> None:
