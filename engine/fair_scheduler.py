@@ -33,9 +33,9 @@ PATIENCE_S = 2.0
 
 
 def read_in_turns(config: "SchedulerConfig") -> None:
-    """Have the engine use this scheduler, unless it has one of its own: the operator's, or a kind.
+    """Have the engine use this scheduler, unless it is to use another already.
 
-    A model of diffusion, say, has.
+    The operator's, or vLLM's own for a kind of models, diffusion say.
     """
     if config.scheduler_cls is None:
         kind = FairAsyncScheduler if config.async_scheduling else FairScheduler
