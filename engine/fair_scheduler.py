@@ -76,8 +76,12 @@ class _FairSteps:
             return super().schedule(throttle_prefills)  # type: ignore[misc]
         self._let_the_oldest_pass()
         step, active = self.max_num_scheduled_tokens, self.max_num_active_reqs
-        held_back = self._hold_back()
-        self.max_num_scheduled_tokens = min(step, self._budget())
+        first, half_read = self._first(), self._half_read_of_others()
+        self._held_back = not self._held_back and bool(first) and self._adapters_fit()
+        # Others' half-read prompts are taken out of this step.
+        held_back = half_read if self._held_back else []
+        self.running = [each for each in self.running if each not in held_back]
+        self.max_num_scheduled_tokens = min(step, self._budget(first, half_read))
         self.max_num_active_reqs -= len(held_back)
         try:
             return super().schedule()  # type: ignore[misc]
@@ -106,23 +110,15 @@ class _FairSteps:
             oldest.priority = FIRST
             self.waiting.add_request(oldest)
 
-    def _hold_back(self) -> "list[Request]":
-        """Take the others' half-read prompts out of the next step, if there are first ones."""
-        self._held_back = not self._held_back and bool(self._first()) and self._adapters_fit()
-        if not self._held_back:
-            return []
-        half_read = self._half_read_of_others()
-        self.running = [each for each in self.running if each not in half_read]
-        return half_read
-
-    def _budget(self) -> int:
+    def _budget(self, first: "list[Request]", half_read: "list[Request]") -> int:
         """The tokens of the next step: answers, first prompts, and a part for the other prompts."""
-        counted = [each for each in self.running if not each.is_prefill_chunk]
-        # vLLM gives what is half-read, whosever it is, its tokens before what waits.
-        waits_behind = bool(self._half_read_of_others())
-        counted += [each for each in self._first() if each.is_prefill_chunk or not waits_behind]
-        others = 0 if self._held_back else self.max_num_scheduled_tokens // 2
-        return sum(map(unread_tokens, counted)) + others
+        answers = [each for each in self.running if not each.is_prefill_chunk]
+        if self._held_back:
+            return sum(map(unread_tokens, answers + first))
+        if half_read:
+            # vLLM gives what is half-read, whosever it is, its tokens before what waits.
+            first = [each for each in first if each.is_prefill_chunk]
+        return sum(map(unread_tokens, answers + first)) + self.max_num_scheduled_tokens // 2
 
     def _first(self) -> "list[Request]":
         """Those of priority FIRST whose prompts are yet to be read, and can be."""

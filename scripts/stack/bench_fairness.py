@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from stack.bench.servers import Installation
 
 WARM_UP_S, STALLED_S = 8.0, 600
-ABOUT_S = 60.0
-"""How long a tenant that has left is counted as about: engine/admission_settings.py."""
 ALONE_S = 20.0
 ADAPTERS = "alone, beside | adapters' p99, median and slowest | ratio |"
 WORDS = ("time", "year", "people", "way", "day", "thing", "life", "world", "school", "state")
@@ -194,6 +192,7 @@ async def _measure(
 ) -> Figures:
     import httpx
 
+    from engine.admission_settings import ABOUT_S
     from stack.bench.servers import BASE_MODEL
 
     flood, quiet = keys
