@@ -9,8 +9,14 @@ import logging
 import math
 import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +43,7 @@ from engine.admission import Admission, Entry, QueueTimeoutError
 from engine.admission_settings import AdmissionSettings, limits_of, no_limits
 from engine.channels import Responder
 from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
+from engine.engine_watch import EngineUnavailableError, EngineWatch
 from engine.fair_queue import Asked, QueueFullError
 from engine.fair_scheduler import read_in_turns
 from engine.handover_server import HandoverServer
@@ -47,11 +54,13 @@ from engine.openai_app import OpenAIApp, UnsupportedEndpointError
 from engine.priority import with_priority
 from engine.responses import Failure
 from engine.token_usage import COUNTER, TokenCounter, estimated_tokens
+from engine.vllm.processes import end_engine_with_this_process
 from engine.worker_extension import GROUP_ADAPTERS, HELD_ADAPTERS
 
 log = logging.getLogger(__name__)
 
-
+WORKER_PROBE = "check_health"
+"""A method of each of vLLM's workers, which does nothing: vllm/v1/worker/worker_base.py."""
 LOOK_PERIOD_S = 1.0
 """How often vLLM is asked where the adapters are, at most. With 64 adapters an answer takes 0.6 ms,
 or a step of the engine while it is busy; asked ten times a second, streams were no slower."""
@@ -88,21 +97,30 @@ class BaseEngine:
         app: OpenAIApp,
         table: AdapterTable[LoRARequest] | None,
         admission: Admission,
+        watch: EngineWatch,
     ) -> None:
         self._engine = engine
         self._app = app
         self._table = table
         self._admission = admission
+        self._watch = watch
         self._handover: HandoverServer | None = None
         # They stay the same as long as the engine lives; finding them reads every process of the
         # machine.
         self._pids = _process_ids()
-        self._in_flight = 0
+        self._answering: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._watching = asyncio.create_task(self._end_when_dead())
 
     @classmethod
-    async def start(cls, arguments: Namespace, admission: AdmissionSettings | None) -> "BaseEngine":
-        """Start vLLM; returns when it can generate. Without `admission` nothing queues for it."""
+    async def start(
+        cls, arguments: Namespace, admission: AdmissionSettings | None, *, max_step_s: float
+    ) -> "BaseEngine":
+        """Start vLLM; returns when it can generate. Without `admission` nothing queues for it.
+
+        An engine that makes no step for `max_step_s` while it is asked counts as dead.
+        """
+        end_engine_with_this_process()
         config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(
             usage_context=UsageContext.OPENAI_API_SERVER
         )
@@ -126,7 +144,13 @@ class BaseEngine:
         # What the start left behind, a million objects, is no garbage collection's business: a full
         # one of them all would hold every stream meanwhile.
         freeze_gc_heap()
-        return cls(engine, app, table, _admission(engine, admission))
+        watch = EngineWatch(
+            is_errored=lambda: engine.errored,
+            probe=partial(engine.collective_rpc, WORKER_PROBE),
+            max_step_s=max_step_s,
+        )
+        after_each_step(engine, watch.note_step)
+        return cls(engine, app, table, _admission(engine, admission), watch)
 
     async def serve_adapters(self, model_folder: Path, socket: Path) -> None:
         """Listen for the companion, then apply the map that lies in its folder.
@@ -149,6 +173,7 @@ class BaseEngine:
 
     async def stop(self) -> None:
         """Stop listening and end vLLM's processes."""
+        self._watching.cancel()
         if self._looking is not None:
             self._looking.cancel()
         try:
@@ -159,13 +184,10 @@ class BaseEngine:
 
     async def answer(self, raw: bytes, responder: Responder) -> None:
         """Answer one request; never raises, whatever the request is."""
-        self._in_flight += 1
         try:
             await self._answer(_parse_request(raw), responder)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             responder.write(_error(f"The request can't be read: {error}", None), http_status=400)
-        finally:
-            self._in_flight -= 1
 
     async def answer_native(
         self, tensors: Tensors, parameters: str, responder: NativeResponder
@@ -174,7 +196,6 @@ class BaseEngine:
 
         Raises nothing but CancelledError, whatever the request is.
         """
-        self._in_flight += 1
         try:
             await self._answer_native(tensors, parameters, responder)
         except asyncio.CancelledError:
@@ -182,15 +203,51 @@ class BaseEngine:
             raise
         except UnknownAdapterError as error:
             responder.fail(Failure.NOT_FOUND, str(error))
-        except (QueueFullError, QueueTimeoutError) as error:
+        except (QueueFullError, QueueTimeoutError, EngineUnavailableError) as error:
             responder.fail(Failure.UNAVAILABLE, str(error))
         except (ValueError, TypeError, NotImplementedError, VLLMClientError) as error:
             responder.fail(Failure.INVALID_ARG, str(error))
         except Exception:
             log.exception("request.failed")
             responder.fail(Failure.INTERNAL, "The engine failed. Try again.")
+
+    def health(self) -> Mapping[str, Any]:
+        """Whether the engine is alive, as JSON's types: see adapter_sync/engine_health.py."""
+        return {
+            "alive": not self._watch.is_dead,
+            "reason": self._watch.dead_because,
+            "proof_age_s": round(self._watch.proof_age_s, 3),
+        }
+
+    @asynccontextmanager
+    async def _while_alive(self) -> AsyncIterator[None]:
+        """Count the current task among those that the engine's death ends.
+
+        Raises EngineUnavailableError when the engine is dead, or dies, whatever in vLLM the task
+        waits for.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        self._watch.check()
+        self._answering.add(task)
+        try:
+            yield
+        except (asyncio.CancelledError, Exception):
+            self._watch.check()
+            raise
         finally:
-            self._in_flight -= 1
+            self._answering.discard(task)
+
+    async def _end_when_dead(self) -> None:
+        """End what is left of a dead engine, and the requests that wait for it."""
+        reason = await self._watch.watch()
+        log.error("engine.dead reason=%r requests=%d", reason, len(self._answering))
+        for pid in self._pids[1:]:
+            # A frozen engine would keep its memory from the next one.
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).kill()
+        for task in self._answering:
+            task.cancel()
 
     async def _answer_native(
         self, tensors: Tensors, parameters: str, responder: NativeResponder
@@ -214,6 +271,7 @@ class BaseEngine:
         counter = TokenCounter(lambda: entry.charge(sum(counter.usage)))
         COUNTER.set(counter)
         async with (
+            self._while_alive(),
             self._admission.entered(asked) as entry,
             self._lease(lora_name),
             aclosing(
@@ -253,10 +311,10 @@ class BaseEngine:
             if table
             else {},
             "held": table.held if table else 0,
-            "alive": not self._engine.errored,
+            "alive": not self._watch.is_dead,
             # vLLM's own count too: what it still works on may be nobody's any more.
             "in_flight": max(
-                self._in_flight, self._engine.output_processor.get_num_unfinished_requests()
+                len(self._answering), self._engine.output_processor.get_num_unfinished_requests()
             ),
             "waiting": self._admission.waiting,
             "max_model_len": self._engine.model_config.max_model_len,
@@ -267,7 +325,7 @@ class BaseEngine:
 
     async def _look_at_adapters(self, table: AdapterTable[LoRARequest]) -> None:
         """Ask vLLM where the adapters are, whenever they may have moved."""
-        while not self._engine.errored:
+        while not self._watch.is_dead:
             await asyncio.sleep(LOOK_PERIOD_S)
             if not table.may_have_moved():
                 continue
@@ -290,17 +348,26 @@ class BaseEngine:
         return self.status()
 
     async def _answer(self, request: _EngineRequest, responder: Responder) -> None:
-        begun = False
+        """Pass on what vLLM answers; an error may also come in the middle of a stream."""
         try:
-            async with self._entered(request) as entry, self._lease(request.lora_name):
-                async for part in self._app.call(
-                    request.endpoint,
-                    body=request.body,
-                    lora_name=request.lora_name,
-                    served_name=request.served_name,
-                    request_id=request.request_id,
-                    cache_salt=request.cache_salt,
-                ):
+            async with (
+                self._while_alive(),
+                self._entered(request) as entry,
+                self._lease(request.lora_name),
+                aclosing(
+                    self._app.call(
+                        request.endpoint,
+                        body=request.body,
+                        lora_name=request.lora_name,
+                        served_name=request.served_name,
+                        request_id=request.request_id,
+                        cache_salt=request.cache_salt,
+                    )
+                ) as parts,
+            ):
+                async for part in parts:
+                    # What vLLM says of its own death is not for clients.
+                    self._watch.check()
                     body = mend_error_event(
                         part.body,
                         request.endpoint.error_event,
@@ -308,7 +375,6 @@ class BaseEngine:
                         served_name=request.served_name,
                     )
                     responder.write(body, http_status=part.http_status, usage=part.usage)
-                    begun = begun or part.http_status is not None
                     if entry is not None:
                         entry.charge(sum(part.usage))
         except UnknownAdapterError as error:
@@ -321,14 +387,13 @@ class BaseEngine:
             api = request.endpoint.path.rpartition("/")[2]
             message = f"The model does not support the {api} API."
             responder.write(_error(message, "unsupported_endpoint", "model"), http_status=400)
+        except EngineUnavailableError as error:
+            responder.write(_error(str(error), "engine_unavailable"), http_status=503)
         except Exception:
             log.exception("request.failed request_id=%s", request.request_id)
-            failure = "The engine failed. Try again."
-            if begun:
-                # The status has been sent: what is left to say is an event of the stream.
-                responder.write(request.endpoint.error_event(failure))
-            else:
-                responder.write(_error(failure, "engine_error"), http_status=500)
+            responder.write(
+                _error("The engine failed. Try again.", "engine_error"), http_status=500
+            )
 
     def _entered(self, request: _EngineRequest) -> AbstractAsyncContextManager[Entry | None]:
         if not request.endpoint.queued:
@@ -370,12 +435,18 @@ def _admission(engine: AsyncLLM, settings: AdmissionSettings | None) -> Admissio
     )
     admission = Admission(limits, unread=unread, max_wait_s=settings.max_wait_s)
     engine.add_request = with_priority(engine.add_request)
-    output_processor.process_outputs = followed_by(output_processor.process_outputs, admission.look)
+    after_each_step(engine, admission.look)
     return admission
 
 
+def after_each_step(engine: AsyncLLM, act: Callable[[], None]) -> None:
+    """Have `act` called after each step of the engine, when vLLM has taken its outputs in."""
+    processor = engine.output_processor
+    processor.process_outputs = followed_by(processor.process_outputs, act)
+
+
 def followed_by(act: Callable[..., Any], then: Callable[[], None]) -> Callable[..., Any]:
-    """The same, and `then` after it: vLLM's process_outputs takes in what a step has brought."""
+    """The same, and `then` after it."""
 
     def act_then(*args: Any, **options: Any) -> Any:
         result = act(*args, **options)

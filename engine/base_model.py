@@ -5,6 +5,7 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/pyt
 """
 
 import asyncio
+import json
 import locale
 import os
 import threading
@@ -12,13 +13,14 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from engine.channels import Channels, Message
-from engine.engine_arguments import read_admission, read_engine_arguments
+from engine.engine_arguments import read_admission, read_engine_arguments, read_max_step_s
 from engine.handover import socket_path
 from engine.native_request import INPUTS
-from engine.responses import ResponseSender
+from engine.responses import NativeResponse, ResponseSender
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -57,7 +59,9 @@ class TritonPythonModel:
             served_model_name=model_folder.name,
             models_dir=Path(os.environ.get("LORA_MODELS_DIR", DEFAULT_MODELS_DIR)),
         )
-        engine = await BaseEngine.start(arguments, read_admission(version_folder))
+        engine = await BaseEngine.start(
+            arguments, read_admission(version_folder), max_step_s=read_max_step_s(version_folder)
+        )
         socket = socket_path(model_folder.parent, model_folder.name)
         await engine.serve_adapters(model_folder, socket)
         return engine
@@ -67,6 +71,9 @@ class TritonPythonModel:
         for request in requests:
             if (channel := _input(request, "channel")) is not None:
                 self._take(request, channel.item())
+            elif _input(request, "health") is not None:
+                response = self._responses.open_native(request.get_response_sender())
+                self._loop.call_soon_threadsafe(self._tell_health, response)
             else:
                 self._answer_native(request)
 
@@ -84,6 +91,11 @@ class TritonPythonModel:
         )
         response = self._responses.open(request.get_response_sender())
         self._loop.call_soon_threadsafe(self._channels.take, message, response)
+
+    def _tell_health(self, response: NativeResponse) -> None:
+        """On the engine's loop, which has to turn for it."""
+        health = json.dumps(self._engine.health()).encode()
+        response.send({"health": np.array([health], dtype=np.object_)}, final=True)
 
     def _answer_native(self, request: Any) -> None:
         # Without a channel openai_request is a mistake, which is refused as such.

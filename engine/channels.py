@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from engine.frames import final_frame, frame, refusal
+from engine.frames import HEARTBEAT, final_frame, frame, refusal
 from engine.token_usage import TokenUsage
 
 IDLE_S = 1.0
 """How long a channel without requests stays: while it does, Triton can't unload the model."""
+HEARTBEAT_S = 1.0
+"""How long a channel with requests may be silent: by its heartbeat a gateway knows that the base
+model lives, though none of its requests has anything to say yet."""
 
 
 class Responder(Protocol):
@@ -97,6 +100,8 @@ class _Channel:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._frames: list[bytes] = []
         self._resting: asyncio.TimerHandle | None = None
+        self._beating: asyncio.TimerHandle | None = None
+        self._is_silent = True
 
     def answer_by(self, pipe: Pipe) -> None:
         """Send from now on by this pipe; the one before has got all until now, and ends."""
@@ -111,6 +116,8 @@ class _Channel:
         """Begin a request."""
         task = self._loop.create_task(self._answer(raw, _Answer(number, self.put)))
         self._tasks[number] = task
+        if self._beating is None:
+            self._beating = self._loop.call_later(HEARTBEAT_S, self._beat)
         task.add_done_callback(partial(self._end_request, number))
         self._rest()
 
@@ -127,8 +134,16 @@ class _Channel:
 
     def _flush(self) -> None:
         frames, self._frames = self._frames, []
+        self._is_silent = self._is_silent and not frames
         if frames and self._pipe is not None:
             self._pipe.write(b"".join(frames))
+
+    def _beat(self) -> None:
+        """Send a heartbeat if nothing else was sent since the last, while there are requests."""
+        if self._is_silent and self._pipe is not None:
+            self._pipe.write(HEARTBEAT)
+        self._is_silent = True
+        self._beating = self._loop.call_later(HEARTBEAT_S, self._beat) if self._tasks else None
 
     def _end_request(self, number: int, task: asyncio.Task[None]) -> None:
         del self._tasks[number]

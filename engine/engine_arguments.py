@@ -1,6 +1,7 @@
 """A base model's vLLM engine arguments: `1/model.json`, as in NVIDIA's vLLM backend.
 
-One key of it is this server's own: `admission`, see `admission_settings`. Imports of the project
+Two keys of it are this server's own: `admission`, see `admission_settings`, and `max_step_s`, the
+seconds without a step after which an engine counts as dead. Imports of the project
 nothing else but the model path's rule and a name, and vllm only to parse.
 """
 
@@ -16,7 +17,9 @@ from adapter_sync.model_path import resolve_model
 from engine.admission_settings import AdmissionSettings
 from engine.worker_extension import WORKER_EXTENSION
 
-ADMISSION = "admission"
+ADMISSION, MAX_STEP_S = "admission", "max_step_s"
+_OURS = frozenset({ADMISSION, MAX_STEP_S})
+_DEFAULT_MAX_STEP_S = 60.0
 
 
 class EngineArgumentsError(ValueError):
@@ -56,11 +59,23 @@ def read_admission(version_folder: Path) -> AdmissionSettings | None:
         raise EngineArgumentsError(f"{path}: '{ADMISSION}' is wrong: {error}") from error
 
 
+def read_max_step_s(version_folder: Path) -> float:
+    """How long a step of the engine may take, in seconds, before the engine counts as dead.
+
+    Raises EngineArgumentsError when the file is missing or wrong.
+    """
+    path = version_folder / "model.json"
+    seconds = _read(path).get(MAX_STEP_S, _DEFAULT_MAX_STEP_S)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
+        raise EngineArgumentsError(f"{path}: '{MAX_STEP_S}' must be a number of seconds above 0")
+    return float(seconds)
+
+
 def command_line(settings: Mapping[str, object]) -> Iterator[str]:
     """The settings as the words of `vllm serve`: `--max-loras 8 --no-enable-prefix-caching`."""
     for key, value in settings.items():
         option = key.replace("_", "-")
-        if key == ADMISSION:
+        if key in _OURS:
             continue
         if value is True:
             yield f"--{option}"

@@ -12,6 +12,8 @@ _HEADER = struct.Struct("<IBHIII")
 _FINAL, _HAS_USAGE, _UNKNOWN_CHANNEL = 1, 2, 4
 _NO_STATUS = 0
 _NOTHING = TokenUsage(0, 0)
+HEARTBEAT = _HEADER.pack(0, 0, _NO_STATUS, *_NOTHING, 0)
+"""A frame of no request: the base model lives."""
 
 
 def frame(

@@ -7,7 +7,7 @@ ASGI: https://asgi.readthedocs.io/en/latest/specs/www.html
 
 import asyncio
 from argparse import Namespace
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ class OpenAIApp:
         served_name: str,
         request_id: str,
         cache_salt: str | None,
-    ) -> AsyncIterator[ResponsePart]:
+    ) -> AsyncGenerator[ResponsePart, None]:
         """POST `body` to an endpoint; yields the response as it comes.
 
         Closing the iterator is the client's going away: vLLM aborts the request.

@@ -127,6 +127,7 @@ async def open_services(
             random=SystemRandom(),
             admin_key=settings.lora_admin_key,
             key_uses=KeyUses(registry),
+            has_answered=set(),
         )
         async with usage.flushing():
             yield services

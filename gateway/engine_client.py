@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from adapter_sync.engine_health import EngineHealth
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
@@ -58,3 +60,6 @@ class EngineClient(Protocol):
 
     async def is_ready(self, base_model: str, *, within_s: float) -> bool:
         """Whether the base model is loaded. Raises TransientError when Triton does not tell."""
+
+    async def health(self, base_model: str, *, within_s: float) -> EngineHealth:
+        """The base model's word on its engine. Raises TransientError when it does not answer."""

@@ -1,6 +1,7 @@
 """GET /health/live, and /health/ready by its three names: no key, and no names but base models'."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Literal
 
 from anyio import to_thread
@@ -25,10 +26,18 @@ class Live(TypedDict):
 
 
 @with_config(EXACT)
+class BaseModelHealth(TypedDict):
+    """How long ago the engine last showed that it is alive, in seconds."""
+
+    proof_age_s: float
+
+
+@with_config(EXACT)
 class Ready(TypedDict):
     """Requests can be answered."""
 
     status: Literal["ready"]
+    base_models: dict[str, BaseModelHealth]
 
 
 @with_config(EXACT)
@@ -66,12 +75,12 @@ _READINESS = Operation(
 
 @described(_READINESS)
 async def ready(services: CurrentServices) -> Response:
-    """The registry answers and Triton has a base model to ask; 503 with what is missing."""
-    missing = await _missing(services)
+    """The registry answers, and each base model's engine; 503 with what is missing."""
+    missing, base_models = await _look(services)
     if missing:
         refusal: NotReady = {"status": "not_ready", "missing": missing}
         return JSONResponse(refusal, _UNAVAILABLE)
-    answer: Ready = {"status": "ready"}
+    answer: Ready = {"status": "ready", "base_models": base_models}
     return JSONResponse(answer)
 
 
@@ -87,20 +96,50 @@ async def ping(services: CurrentServices) -> Response:
     return await ready(services)
 
 
-async def _missing(services: Services) -> list[str]:
+async def _look(services: Services) -> tuple[list[str], dict[str, BaseModelHealth]]:
+    """What is missing, in words, and the base models that answer."""
     try:
-        base_models = await to_thread.run_sync(services.base_models.by_name)
+        names = await to_thread.run_sync(services.base_models.by_name)
     except SQLAlchemyError:
-        return ["the registry does not answer"]
-    if not base_models:
-        return ["no base model is registered"]
-    states = await asyncio.gather(*(_state(services, name) for name in base_models))
-    return [] if None in states else [state for state in states if state is not None]
+        return ["the registry does not answer"], {}
+    if not names:
+        return ["no base model is registered"], {}
+    looks = await asyncio.gather(*(_look_at(services, name) for name in names))
+    answering = {look.base_model: look.health for look in looks if look.health is not None}
+    # One that loads for the first time holds up none of the others.
+    missing = [
+        look.missing
+        for look in looks
+        if look.missing is not None and not (look.is_starting and answering)
+    ]
+    return missing, answering
 
 
-async def _state(services: Services, base_model: str) -> str | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What was seen of a base model: its health, or what is missing."""
+
+    base_model: str
+    health: BaseModelHealth | None = None
+    missing: str | None = None
+    is_starting: bool = False
+
+
+async def _look_at(services: Services, base_model: str) -> _Look:
+    within_s = services.limits.readiness_s
     try:
-        is_ready = await services.engine.is_ready(base_model, within_s=services.limits.readiness_s)
+        if not await services.engine.is_ready(base_model, within_s=within_s):
+            return _Look(
+                base_model=base_model,
+                missing=f"the base model '{base_model}' is not ready",
+                is_starting=base_model not in services.has_answered,
+            )
+        health = await services.engine.health(base_model, within_s=within_s)
     except TransientError:
-        return f"Triton does not answer for the base model '{base_model}'"
-    return None if is_ready else f"the base model '{base_model}' is not ready"
+        missing = f"Triton does not answer for the base model '{base_model}'"
+        return _Look(base_model=base_model, missing=missing)
+    if not health.alive:
+        missing = f"the engine of the base model '{base_model}' has died and is being restarted"
+        return _Look(base_model=base_model, missing=missing)
+    services.has_answered.add(base_model)
+    return _Look(base_model=base_model, health={"proof_age_s": health.proof_age_s})

@@ -41,6 +41,8 @@ class Services:
     random: Random
     admin_key: SecretStr | None
     key_uses: KeyUses
+    has_answered: set[str]
+    """The base models whose engines were alive at some look of /health/ready."""
 
     def acting_as(self, actor: str) -> Self:
         """The same parts, whose changes are in the audit as this actor's."""

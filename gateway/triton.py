@@ -8,6 +8,8 @@ from types import MappingProxyType
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from adapter_sync.engine_health import EngineHealth, health_request, read_health
+from adapter_sync.errors import TritonUnavailableError
 from gateway.engine_client import EngineCall, EngineRequest
 from gateway.triton_channel import ChannelCall, TritonChannel
 from gateway.triton_protocol import transient_error
@@ -63,6 +65,20 @@ class TritonClient:
         except grpc.aio.AioRpcError as error:
             raise transient_error(error) from error
         return bool(response.ready)
+
+    async def health(self, base_model: str, *, within_s: float) -> EngineHealth:
+        """The base model's own word on its engine, on a stream of its own."""
+        stream = self._stub.ModelStreamInfer(timeout=within_s, metadata=self._metadata)
+        try:
+            await stream.write(health_request(base_model))
+            await stream.done_writing()
+            # To the end, which Triton is left to make: see TritonChannel.
+            answers = [message async for message in stream]
+        except grpc.aio.AioRpcError as error:
+            raise transient_error(error) from error
+        if not answers:
+            raise TritonUnavailableError("Triton ended the stream before its final response.")
+        return read_health(answers[0])
 
     def _submit(self, call: ChannelCall) -> None:
         channel = self._channels.get(call.base_model)

@@ -38,6 +38,10 @@ END_S = 2.0
 """How long Triton may take to end a stream."""
 UNUSED_S = 5.0
 """A channel without requests is ended by the base model, or, when that has died, after this."""
+LOOK_PERIOD_S, SILENT_LOOKS = 1.0, 8
+"""How often a channel with requests is looked at, and after how many looks without a word from the
+base model, which sends a heartbeat a second, it counts as dead. Counted, not timed: a loop that was
+held up has read nothing meanwhile."""
 MAX_CHANNELS = 3
 """On how many channels a request is tried whose base model does not know its channel."""
 
@@ -146,6 +150,8 @@ class TritonChannel:
         """Whether requests must take another channel."""
         self._loop = asyncio.get_running_loop()
         self._unused: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._silent_looks = 0
         self._writing: asyncio.Task[None] | None = None
         self.running = asyncio.create_task(self._run())
 
@@ -171,6 +177,23 @@ class TritonChannel:
             self._unused.cancel()
         if not self._calls:
             self._unused = self._loop.call_later(UNUSED_S, self._stream.cancel)
+        elif self._looking is None:
+            self._silent_looks = 0
+            self._looking = self._loop.call_later(LOOK_PERIOD_S, self._look)
+
+    def _look(self) -> None:
+        """End the requests of a base model that says nothing any more: Triton would never do it."""
+        self._looking = None
+        if not self._calls:
+            return
+        self._silent_looks += 1
+        if self._silent_looks < SILENT_LOOKS:
+            self._looking = self._loop.call_later(LOOK_PERIOD_S, self._look)
+            return
+        self.is_retired = True
+        silence = TritonUnavailableError(f"The base model '{self._base_model}' is silent.")
+        self._fail(list(self._calls), silence)
+        self._stream.cancel()
 
     def _write(self) -> None:
         if self._writing is None and not self._ended:
@@ -219,8 +242,9 @@ class TritonChannel:
             # Only cancelling tells Triton: a call merely dropped runs to its end (grpcio 1.85).
             self._stream.cancel()
             self._fail(list(self._calls), error)
-            if self._unused is not None:
-                self._unused.cancel()
+            for timer in (self._unused, self._looking):
+                if timer is not None:
+                    timer.cancel()
 
     async def _read_all(self) -> None:
         """Read to the end of the stream, which Triton is left to make.
@@ -241,6 +265,7 @@ class TritonChannel:
                 self._take(message)
 
     def _take(self, message: service_pb2.ModelStreamInferResponse) -> None:
+        self._silent_looks = 0
         response = message.infer_response
         if message.error_message:
             self._take_error(response.id, message.error_message)

@@ -44,6 +44,9 @@ class Engine:
     ) -> None:
         raise NotImplementedError
 
+    def health(self) -> Mapping[str, Any]:
+        return {"alive": True, "reason": None, "proof_age_s": 0.0}
+
     async def stop(self) -> None:
         pass
 

@@ -5,6 +5,7 @@ What it does is chosen by the last message of each request, so tests share no st
 
 import json
 import queue
+import struct
 import threading
 import time
 from collections import Counter, defaultdict
@@ -59,6 +60,16 @@ class Stream:
             infer.outputs.add(name="frames", datatype="UINT8", shape=[len(frames)])
             infer.raw_output_contents.append(frames)
         self.responses.append(response)
+
+    def send_health(self) -> None:
+        """Answer as a base model whose engine is alive, and end the stream."""
+        told = json.dumps({"alive": True, "reason": None, "proof_age_s": 0.5}).encode()
+        response = Response()
+        infer = response.infer_response
+        infer.outputs.add(name="health", datatype="BYTES", shape=[1])
+        infer.raw_output_contents.append(struct.pack("<I", len(told)) + told)
+        self.responses.append(response)
+        self.is_closed = True
 
     def send_error(self, message: str, *, message_id: str) -> None:
         response = Response(error_message=message)
@@ -131,6 +142,9 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         raw = dict(
             zip((each.name for each in message.inputs), message.raw_input_contents, strict=True)
         )
+        if "health" in raw:
+            stream.send_health()
+            return
         for number in _numbers(raw.get("cancel", b"")):
             if (exchange := stream.running.get(number)) is not None:
                 exchange.cancelled.set()
