@@ -5,6 +5,11 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adapter_sync.triton_repository import GrpcRepository
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +64,6 @@ def run(control: str) -> int:
     if lock is None:
         print("adapter_sync: another one runs on this data folder", file=sys.stderr)
         return 1
-    kind = PollControl if control == "poll" else ExplicitControl
     url = f"{settings.triton_host}:{settings.triton_http_port}"
     blobs = FolderBlobStore(settings.blobs_folder)
     try:
@@ -82,6 +86,8 @@ def run(control: str) -> int:
         )
         fetching = threading.Thread(target=fetcher.run, name="fetcher", daemon=True)
         fetching.start()
+        triton = GrpcRepository.of(settings)
+        _start_guard(triton, settings.model_repository.resolve(), control, stopping)
         run_reconcilers(
             node=ThisNode.load(settings.lora_data_dir.resolve(), url),
             registry=registry,
@@ -91,8 +97,10 @@ def run(control: str) -> int:
                 staging=settings.staging_folder,
                 models=settings.lora_models_dir.resolve(),
             ),
-            control=kind(url, headers=settings.triton_headers),
-            loader=None if control == "poll" else BaseModelLoader(GrpcRepository.of(settings)),
+            control=(PollControl if control == "poll" else ExplicitControl)(
+                url, headers=settings.triton_headers
+            ),
+            loader=None if control == "poll" else BaseModelLoader(triton),
             stopping=stopping,
         )
         fetching.join()
@@ -100,6 +108,25 @@ def run(control: str) -> int:
         registry.close()
         lock.close()
     return 0
+
+
+def _start_guard(
+    triton: "GrpcRepository", repository: Path, control: str, stopping: threading.Event
+) -> None:
+    """Restart the base models whose engines die, until `stopping` is set."""
+    from adapter_sync.base_model_guard import BaseModelGuard
+    from adapter_sync.base_model_restart import RestartedByLoading, RestartedByPolling
+    from adapter_sync.base_models import base_model_folders
+
+    watched = (
+        RestartedByPolling(triton, repository, stopping=stopping)
+        if control == "poll"
+        else RestartedByLoading(triton, repository)
+    )
+    guard = BaseModelGuard(
+        watched, lambda: [folder.name for folder in base_model_folders(repository)]
+    )
+    threading.Thread(target=guard.run, args=(stopping,), name="guard", daemon=True).start()
 
 
 if __name__ == "__main__":

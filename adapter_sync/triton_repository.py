@@ -13,10 +13,12 @@ from typing import Any, Protocol, Self
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from adapter_sync.engine_health import EngineHealth, health_request, read_health
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
 from adapter_sync.settings import Settings
 
 ANSWER_DEADLINE_S = 10.0
+HEALTH_DEADLINE_S = 5.0
 LOAD_DEADLINE_S = 2 * 3600.0
 """Weights of hundreds of gigabytes may have to be fetched first."""
 _UNAVAILABLE = frozenset(
@@ -90,6 +92,17 @@ class GrpcRepository:
         """RepositoryModelUnload."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
         self._asked(self._stub.RepositoryModelUnload, request)
+
+    def health(self, base_model: str) -> EngineHealth:
+        """ModelStreamInfer, with one request on it."""
+        answers = self._asked(
+            lambda *arguments, **options: list(self._stub.ModelStreamInfer(*arguments, **options)),
+            iter([health_request(base_model)]),
+            within_s=HEALTH_DEADLINE_S,
+        )
+        if not answers:
+            raise TritonUnavailableError("Triton ended the stream before its final response.")
+        return read_health(answers[0])
 
     def _asked(self, method: Any, request: Any, *, within_s: float = ANSWER_DEADLINE_S) -> Any:
         try:
