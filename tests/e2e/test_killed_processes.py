@@ -1,11 +1,15 @@
 """Killing any process at any moment loses nothing and leaves nothing behind."""
 
+import concurrent.futures
+import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.stack_process import BASE_MODEL, Stack, is_ready, upload, wait_for
@@ -63,13 +67,8 @@ def test_adapters_come_back_by_themselves_after_triton_was_killed(
     with stack.api(key) as api:
         adapter = upload(api, "survivor", random_adapters[2]).json()
         before = answer(api, adapter["model"]).json()["choices"][0]["message"]
-        (server,) = [
-            process
-            for process in stack.processes("tritonserver")
-            if os.path.basename(process.cmdline()[0]) == "tritonserver"  # noqa: PTH119
-        ]
         old_engine = stack.engine_pids()
-        server.kill()
+        tritonserver(stack).kill()
         wait_for(lambda: not is_ready(stack), "the end of readiness")
         wait_for(lambda: is_ready(stack), "the new Triton", deadline_s=600)
         wait_for(lambda: answer(api, adapter["model"]).is_success, "the adapter")
@@ -77,6 +76,75 @@ def test_adapters_come_back_by_themselves_after_triton_was_killed(
         assert not set(old_engine) & set(stack.engine_pids())
         assert not any(pid_exists(pid) for pid in old_engine)
         assert answer(api, BASE_MODEL).is_success
+
+
+@pytest.mark.parametrize("which", ["engine core", "worker", "stub"])
+def test_a_base_model_comes_back_alone_after_one_of_its_processes_was_killed(
+    stack: Stack, key: str, random_adapters: list[Path], which: str
+) -> None:
+    with stack.api(key) as api:
+        adapter = upload(api, f"after-{which.replace(' ', '-')}", random_adapters[3]).json()
+        before = answer(api, adapter["model"]).json()["choices"][0]["message"]
+        server = tritonserver(stack).pid
+        old_engine = stack.engine_pids()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            streamed = pool.submit(long_stream, stack, key)
+            whole = pool.submit(long_answer, api)
+            wait_for(lambda: in_flight(stack) >= 2, "the requests")
+            psutil.Process(pid_of(which, old_engine)).kill()
+            # Neither waits for its own deadline, and both are told in the API's words.
+            refused = whole.result(60)
+            assert refused.status_code == 503, refused.text
+            assert "retry-after" in refused.headers
+            assert "error" in json.loads(streamed.result(60)[-1].removeprefix("data: "))
+        wait_for(lambda: not is_ready(stack), "the end of readiness")
+        refused = answer(api, adapter["model"])
+        assert refused.status_code == 503, refused.text
+        assert "retry-after" in refused.headers
+        wait_for(lambda: is_ready(stack), "the new engine", deadline_s=600)
+        assert answer(api, adapter["model"]).json()["choices"][0]["message"] == before
+        assert upload(api, f"new-{which.replace(' ', '-')}", random_adapters[3]).is_success
+        assert tritonserver(stack).pid == server
+        wait_for(lambda: not any(map(pid_exists, old_engine)), "the end of the old processes")
+        assert httpx.get(f"{stack.url}/health/live").is_success
+
+
+def tritonserver(stack: Stack) -> psutil.Process:
+    (server,) = [
+        process
+        for process in stack.processes("tritonserver")
+        if os.path.basename(process.cmdline()[0]) == "tritonserver"  # noqa: PTH119
+    ]
+    return server
+
+
+def pid_of(which: str, engine: Sequence[int]) -> int:
+    """The stub comes first among an engine's processes, the others tell by their titles."""
+    if which == "stub":
+        return engine[0]
+    titles = {pid: " ".join(psutil.Process(pid).cmdline()) for pid in engine[1:]}
+    word = {"engine core": "EngineCore", "worker": "Worker"}[which]
+    (pid,) = [pid for pid, title in titles.items() if word in title]
+    return pid
+
+
+def in_flight(stack: Stack) -> int:
+    engine = stack.engine()
+    return 0 if engine is None else engine.in_flight
+
+
+def long_answer(api: httpx.Client) -> httpx.Response:
+    body = {"model": BASE_MODEL, "prompt": "one two", "max_tokens": 1500, "ignore_eos": True}
+    return api.post("/v1/completions", json=body)
+
+
+def long_stream(stack: Stack, key: str) -> list[str]:
+    body = {"model": BASE_MODEL, "prompt": "one two", "max_tokens": 1500, "ignore_eos": True}
+    with (
+        stack.api(key) as api,
+        api.stream("POST", "/v1/completions", json=body | {"stream": True}) as response,
+    ):
+        return [line for line in response.iter_lines() if line]
 
 
 def status_of(api: httpx.Client, adapter_id: str) -> str:

@@ -1,5 +1,6 @@
 """A real Triton, whose base model has an engine that costs nothing, and the gateway's client."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -48,8 +49,13 @@ class Triton:
         return not self.stubs()
 
     def stubs(self) -> list[psutil.Process]:
-        children = self.process.children(recursive=True)
-        return [each for each in children if "python_backend_stub" in " ".join(each.cmdline())]
+        found = []
+        for each in self.process.children(recursive=True):
+            # One may end meanwhile.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "python_backend_stub" in " ".join(each.cmdline()):
+                    found.append(each)
+        return found
 
     def in_flight(self) -> int:
         """How many requests the engine has."""

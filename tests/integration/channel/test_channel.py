@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
+from adapter_sync.engine_health import EngineHealth
 from adapter_sync.errors import TransientError, TritonRefusedError, TritonUnavailableError
 from gateway import triton_channel
 from gateway.engine_client import EngineCall, EngineRequest
@@ -200,6 +201,45 @@ async def test_requests_of_a_dead_engine_time_out_and_a_new_one_answers(
     triton.control("load")
     await wait_for(triton.is_loaded)
     assert await answer(client, 5) == words(5)
+
+
+@pytest.mark.parametrize("end", ["kill", "suspend"])
+async def test_the_silence_of_a_base_model_ends_its_requests_however_long_they_may_take(
+    triton: Triton, client: TritonClient, end: str
+) -> None:
+    async with asked(client, None, period_s=0.01) as one, asked(client, 1, period_s=600) as other:
+        await one.read(within_s=PATIENCE_S)
+        (stub,) = triton.stubs()
+        getattr(stub, end)()
+        triton.is_broken = True
+        for call in (one, other):
+            with pytest.raises(TritonUnavailableError):
+                await rest_of(call, within_s=600)
+    with pytest.raises(TransientError):
+        await client.health(BASE_MODEL, within_s=2)
+
+
+async def test_a_base_model_that_lives_may_think_for_longer_than_it_may_be_silent(
+    triton: Triton, client: TritonClient
+) -> None:
+    silence_s = triton_channel.LOOK_PERIOD_S * triton_channel.SILENT_LOOKS
+    assert await answer(client, 1, period_s=silence_s + 4) == words(1)
+    assert triton.in_flight() == 0
+
+
+async def test_a_base_model_tells_its_health_beside_its_requests(client: TritonClient) -> None:
+    async with asked(client, None, period_s=0.01) as call:
+        await call.read(within_s=PATIENCE_S)
+        health = await client.health(BASE_MODEL, within_s=PATIENCE_S)
+        assert health == EngineHealth(alive=True, reason=None, proof_age_s=0.0)
+
+
+async def test_a_base_model_that_is_not_loaded_has_no_health(
+    triton: Triton, client: TritonClient
+) -> None:
+    triton.control("unload")
+    with pytest.raises(TritonRefusedError):
+        await client.health(BASE_MODEL, within_s=PATIENCE_S)
 
 
 async def test_all_requests_of_a_dead_triton_fail_at_once(

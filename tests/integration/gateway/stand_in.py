@@ -24,7 +24,8 @@ from tritonclient.utils import deserialize_bytes_tensor
 from engine.frames import final_frame, frame, refusal
 from engine.token_usage import TokenUsage
 
-STARTING_BASE_MODEL = "starting"
+STARTING_BASE_MODEL, DEAD_BASE_MODEL = "starting", "dead"
+"""One that Triton has not loaded yet, and one whose engine has died."""
 PATIENCE_S = 60
 IDLE_S = 0.3
 """After which a channel without requests is ended, as the engine does."""
@@ -61,9 +62,9 @@ class Stream:
             infer.raw_output_contents.append(frames)
         self.responses.append(response)
 
-    def send_health(self) -> None:
-        """Answer as a base model whose engine is alive, and end the stream."""
-        told = json.dumps({"alive": True, "reason": None, "proof_age_s": 0.5}).encode()
+    def send_health(self, *, alive: bool) -> None:
+        """Answer as a base model does, and end the stream."""
+        told = json.dumps({"alive": alive, "reason": None, "proof_age_s": 0.5}).encode()
         response = Response()
         infer = response.infer_response
         infer.outputs.add(name="health", datatype="BYTES", shape=[1])
@@ -143,7 +144,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             zip((each.name for each in message.inputs), message.raw_input_contents, strict=True)
         )
         if "health" in raw:
-            stream.send_health()
+            stream.send_health(alive=message.model_name != DEAD_BASE_MODEL)
             return
         for number in _numbers(raw.get("cancel", b"")):
             if (exchange := stream.running.get(number)) is not None:

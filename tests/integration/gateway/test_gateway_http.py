@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from adapter_sync.record import AdapterStatus
-from tests.integration.gateway.running import Client, Gateway
+from tests.integration.gateway.running import Client, Gateway, base_model
+from tests.integration.gateway.stand_in import DEAD_BASE_MODEL, STARTING_BASE_MODEL
 
 PATIENCE_S = 60
 
@@ -139,4 +140,31 @@ def test_the_gateway_is_live_and_ready(gateway: Gateway) -> None:
     live = httpx.get(gateway.url + "/health/live")
     ready = httpx.get(gateway.url + "/health/ready")
     assert (live.status_code, live.json()) == (200, {"status": "live"})
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+    assert ready.status_code == 200
+    assert ready.json() == {"status": "ready", "base_models": {"tiny": {"proof_age_s": 0.5}}}
+
+
+def test_the_gateway_is_live_but_not_ready_while_an_engine_is_dead(gateway: Gateway) -> None:
+    gateway.registry.put_base_model(base_model(DEAD_BASE_MODEL))
+    try:
+        live = httpx.get(gateway.url + "/health/live")
+        ready = httpx.get(gateway.url + "/health/ready")
+    finally:
+        gateway.registry.remove_base_model(DEAD_BASE_MODEL)
+    assert live.status_code == 200
+    assert ready.status_code == 503
+    missing = "the engine of the base model 'dead' has died and is being restarted"
+    assert ready.json() == {"status": "not_ready", "missing": [missing]}
+    assert httpx.get(gateway.url + "/health/ready").status_code == 200
+
+
+def test_a_base_model_that_loads_for_the_first_time_leaves_the_others_ready(
+    gateway: Gateway,
+) -> None:
+    gateway.registry.put_base_model(base_model(STARTING_BASE_MODEL))
+    try:
+        ready = httpx.get(gateway.url + "/health/ready")
+    finally:
+        gateway.registry.remove_base_model(STARTING_BASE_MODEL)
+    assert ready.status_code == 200
+    assert ready.json()["base_models"].keys() == {"tiny"}
