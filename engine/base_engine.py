@@ -55,7 +55,8 @@ from engine.priority import with_priority
 from engine.responses import Failure
 from engine.token_usage import COUNTER, TokenCounter, estimated_tokens
 from engine.vllm.processes import end_engine_with_this_process
-from engine.worker_extension import GROUP_ADAPTERS, HELD_ADAPTERS
+from engine.vllm.refusals import refuse_bad_values
+from engine.worker_extension import GROUP_ADAPTERS, HELD_ADAPTERS, MEND_VLLM
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,9 @@ class BaseEngine:
             usage_context=UsageContext.OPENAI_API_SERVER,
             disable_log_stats=arguments.disable_log_stats,
         )
+        refuse_bad_values(engine)
         app = await OpenAIApp.create(engine, arguments)
+        await engine.collective_rpc(MEND_VLLM)
         lora = engine.vllm_config.lora_config
         if lora:
             await engine.collective_rpc(GROUP_ADAPTERS)

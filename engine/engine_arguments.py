@@ -39,10 +39,9 @@ def read_engine_arguments(
     settings["served_model_name"] = served_model_name
     # OpenAI tells how much of the prompt came from its cache; vLLM does when it is asked to.
     settings.setdefault("enable_prompt_tokens_details", True)
-    if settings.get("enable_lora"):
-        if "worker_extension_cls" in settings:
-            raise EngineArgumentsError(f"{path}: 'worker_extension_cls' is taken by this server")
-        settings["worker_extension_cls"] = WORKER_EXTENSION
+    if "worker_extension_cls" in settings:
+        raise EngineArgumentsError(f"{path}: 'worker_extension_cls' is taken by this server")
+    settings["worker_extension_cls"] = WORKER_EXTENSION
     return _parse(list(command_line(settings)), path)
 
 

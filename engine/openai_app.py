@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from vllm.engine.protocol import EngineClient
@@ -69,6 +70,8 @@ class OpenAIApp:
         tasks = await engine.get_supported_tasks()
         app = build_app(arguments, tasks, engine.model_config)
         await init_app_state(engine, app.state, arguments, tasks)
+        # vLLM looks there, after an error of the engine's, for the server that it would end.
+        app.state.server = SimpleNamespace()
         # vLLM echoes the adapter's identity, which is ours alone; clients see what they asked for.
         app.state.openai_serving_models.model_name = _echoed_name
         return cls(app, base_model=arguments.served_model_name[0], tasks=tasks)

@@ -1,22 +1,29 @@
-"""What is added to vLLM's worker: it tells which adapters it holds, and keeps them to their own.
+"""What is added to vLLM's worker: mends of vLLM, and what this server asks about its adapters.
 
 Runs in each of vLLM's worker processes (`worker_extension_cls`) and imports nothing of the project
-but `cpu_lora`, so that a worker takes no longer to start. Called through
+but `cpu_lora` and `engine.vllm`, so that a worker takes no longer to start. Called through
 `AsyncLLM.collective_rpc`.
 """
 
 from typing import Any
 
-WORKER_EXTENSION = f"{__name__}.AdapterWorker"
+WORKER_EXTENSION = f"{__name__}.WorkerExtension"
 HELD_ADAPTERS = "held_adapters"
 GROUP_ADAPTERS = "group_adapters"
+MEND_VLLM = "mend_vllm"
 """The methods' names, for collective_rpc."""
 
 
-class AdapterWorker:
+class WorkerExtension:
     """Mixed into the worker's class by vllm/v1/worker/worker_base.py."""
 
     model_runner: Any
+
+    def mend_vllm(self) -> None:
+        """Make the changes of `engine.vllm`, once, before the first request."""
+        from engine.vllm.cpu_seeds import draw_only_for_read_prompts
+
+        draw_only_for_read_prompts(self.model_runner)
 
     def held_adapters(self) -> tuple[list[int], list[int]]:
         """The lora_int_ids in the device's slots, and those in the CPU cache; sorted.

@@ -107,7 +107,7 @@ async def keep_killing(
         await asyncio.sleep(rng.uniform(0.5, 6))
         which = rng.choice(["adapter_sync", "adapter_sync", "gateway"])
         if which == "gateway":
-            gateway_up(False)  # noqa: FBT003
+            gateway_up(False)
         killed = stack.processes(f"-m {which}")
         for process in killed:
             process.kill()
@@ -115,7 +115,7 @@ async def keep_killing(
         tenants[0].counts[f"{which} killed"] += 1
         if which == "gateway":
             await asyncio.to_thread(wait_for, partial(is_ready, stack), "the gateway")
-            gateway_up(True)  # noqa: FBT003
+            gateway_up(True)
 
 
 @contextlib.asynccontextmanager

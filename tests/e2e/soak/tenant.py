@@ -40,7 +40,7 @@ class World:
     base_answers: Mapping[Question, str]
     hub: Hub
     registry: Registry
-    gateway_up: Timeline[bool] = field(default_factory=lambda: Timeline(True))  # noqa: FBT003
+    gateway_up: Timeline[bool] = field(default_factory=lambda: Timeline(True))
     """Whether requests reach a gateway: not while it is killed and started anew."""
 
     def answer_of(self, content: int, question: Question) -> str:
@@ -54,7 +54,7 @@ class Key:
     """A key of the tenant's besides its first, and whether it opens anything."""
 
     text: str
-    valid: Timeline[bool] = field(default_factory=lambda: Timeline(True))  # noqa: FBT003
+    valid: Timeline[bool] = field(default_factory=lambda: Timeline(True))
 
 
 class LostError(Exception):
