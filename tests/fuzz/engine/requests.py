@@ -7,7 +7,15 @@ from typing import Any
 
 from gateway.inference.fields import FORBIDDEN_FIELDS
 from tests.fuzz.engine.running import ADAPTERS, NATIVE, Asked
-from tests.fuzz.engine.values import messages, of_field, prompt, structured, text, token_ids
+from tests.fuzz.engine.values import (
+    OF_FIELD,
+    messages,
+    of_field,
+    prompt,
+    structured,
+    text,
+    token_ids,
+)
 
 FLAGS = (
     *("stream", "exclude_input_in_output", "return_finish_reason", "return_cumulative_logprob"),
@@ -115,7 +123,9 @@ class Requests:
 
     def _some_fields(self, known: Sequence[str]) -> dict[str, Any]:
         rng = self._rng
-        names = set(rng.sample(known, min(rng.choice((0, 1, 2, 3, 6)), len(known))))
+        # A field whose values are all refused keeps a request from the engine.
+        meant = [name for name in known if name in OF_FIELD] if rng.random() < 0.85 else known
+        names = set(rng.sample(meant, min(rng.choice((0, 1, 2, 3, 6)), len(meant))))
         if rng.random() < 0.5:
             names |= {name for name in rng.choice(COMBINED) if name in known}
         # What was made for the base mostly stays, or too few requests would get to the engine.
