@@ -1,4 +1,4 @@
-"""Restarts a base model whose engine has died, or whose process has, and that one alone.
+"""Restarts a base model whose engine or process has died, or that failed to load, and it alone.
 
 Triton keeps calling such a model ready and never recovers it. So each is asked every second whether
 its engine is alive (engine_health), and one that is not is started again: at once the first time,
@@ -39,6 +39,8 @@ class Condition(StrEnum):
     """Its process says that the engine is dead, or Triton that the process is."""
     SILENT = "silent"
     """It is loaded and does not answer."""
+    FAILED = "failed"
+    """Triton could not load it."""
     UNLOADING = "unloading"
     ABSENT = "absent"
     """It loads, or is not to be loaded, or Triton is away: others see to that."""
@@ -66,7 +68,6 @@ class Record:
     restarts: int = 0
     """In a row: 0 again once it has lived for SETTLED_S."""
     restart_ended_at: float | None = None
-    restart_failed: bool = False
 
 
 def pause_s(restarts: int) -> float:
@@ -82,26 +83,22 @@ def note(record: Record, condition: Condition, now: float) -> None:
     """Take in what was seen."""
     if condition is not record.condition:
         record.condition, record.since = condition, now
-    if condition is Condition.ALIVE:
-        record.restart_failed = False
-        if now - record.since >= SETTLED_S:
-            record.restarts = 0
+    if condition is Condition.ALIVE and now - record.since >= SETTLED_S:
+        record.restarts = 0
 
 
 def decide(record: Record, now: float) -> bool:
     """Whether to restart the base model now. Pure."""
     lasted_s = now - record.since
     match record.condition:
-        case Condition.ALIVE:
+        case Condition.ALIVE | Condition.ABSENT:
             is_due = False
-        case Condition.DEAD:
+        case Condition.DEAD | Condition.FAILED:
             is_due = True
         case Condition.SILENT:
             is_due = lasted_s >= SILENT_S
         case Condition.UNLOADING:
             is_due = lasted_s >= UNLOADING_S
-        case Condition.ABSENT:
-            is_due = record.restart_failed
     waited_s = now - record.restart_ended_at if record.restart_ended_at is not None else now
     return is_due and waited_s >= pause_s(record.restarts)
 
@@ -163,13 +160,10 @@ class BaseModelGuard:
             self.triton.restart(name, by_force=record.condition is Condition.SILENT)
         except TritonUnavailableError as error:
             # A Triton that starts anew loads all that it finds.
-            record.restart_failed = False
             log.warning("base_model.restart_broken_off", base_model=name, error=str(error))
         except LoraServerError as error:
-            record.restart_failed = True
             log.error("base_model.restart_failed", base_model=name, error=str(error))  # noqa: TRY400 - Triton's words are all there is
         else:
-            record.restart_failed = False
             took_s = round(self.clock() - began, 1)
             log.warning("base_model.restarted", base_model=name, took_s=took_s)
         finally:

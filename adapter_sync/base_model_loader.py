@@ -1,8 +1,8 @@
 """Has a running Triton load the base models that come into its repository, and drop what leaves it.
 
 For explicit model control; with poll mode Triton does both by itself. An engine takes a minute or
-more to start: each is loaded in a thread of its own, and once, because one that fails would take
-memory and cores from the others each time.
+more to start: each is loaded in a thread of its own, and once; one that failed is
+`base_model_guard`'s.
 """
 
 import threading
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 _BUSY = frozenset({"READY", "LOADING", "UNLOADING"})
 _FAILED = "UNAVAILABLE"
-_UNLOADED = "unloaded"
+UNLOADED = "unloaded"
 """Triton's reason for one that is unavailable because it was asked to be."""
 
 Tried = Mapping[str, int]
@@ -38,7 +38,7 @@ def to_load(
     loads = []
     for name, changed_ns in sorted(found.items()):
         told = states.get(name, ModelState(state="", reason=""))
-        failed_at_start = tried is None and told.state == _FAILED and told.reason != _UNLOADED
+        failed_at_start = tried is None and told.state == _FAILED and told.reason != UNLOADED
         was_tried = tried is not None and tried.get(name) == changed_ns
         if not (told.state in _BUSY or failed_at_start or was_tried):
             loads.append(name)

@@ -15,6 +15,7 @@ from typing import Protocol
 import psutil
 
 from adapter_sync.base_model_guard import Condition
+from adapter_sync.base_model_loader import UNLOADED
 from adapter_sync.base_models import ENGINE_ARGUMENTS_FILE
 from adapter_sync.engine_health import EngineHealth
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
@@ -84,7 +85,9 @@ class RestartedByPolling:
 
     def condition(self, base_model: str) -> tuple[Condition, str]:
         """What is seen of a base model, and in words why."""
-        return condition(self._triton, base_model)
+        seen, reason = condition(self._triton, base_model)
+        # Triton itself tries one again that it could not load, with each poll.
+        return (Condition.ABSENT if seen is Condition.FAILED else seen), reason
 
     def restart(self, base_model: str, *, by_force: bool) -> None:
         """Touch its engine arguments, and wait until the engine that Triton starts is alive."""
@@ -112,10 +115,13 @@ def condition(triton: AskedTriton, base_model: str) -> tuple[Condition, str]:
         kind = Condition.ALIVE if health.alive else Condition.DEAD
         return kind, health.reason or "its engine has ended"
     try:
-        state = triton.states()[base_model].state
+        told = triton.states()[base_model]
     except (TritonRefusedError, TritonUnavailableError, KeyError):
         return Condition.ABSENT, reason
-    return {"READY": kind, "UNLOADING": Condition.UNLOADING}.get(state, Condition.ABSENT), reason
+    if told.state == "UNAVAILABLE" and told.reason != UNLOADED:
+        return Condition.FAILED, told.reason
+    by_state = {"READY": kind, "UNLOADING": Condition.UNLOADING}
+    return by_state.get(told.state, Condition.ABSENT), reason
 
 
 def kill_process(repository: Path, base_model: str) -> None:

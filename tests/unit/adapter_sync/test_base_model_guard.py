@@ -32,6 +32,7 @@ ALIVE = EngineHealth(alive=True, reason=None, proof_age_s=0.1)
         (Condition.ALIVE, 1e6, False),
         (Condition.ABSENT, 1e6, False),
         (Condition.DEAD, 0, True),
+        (Condition.FAILED, 0, True),
         (Condition.SILENT, SILENT_S - 1, False),
         (Condition.SILENT, SILENT_S, True),
         (Condition.UNLOADING, UNLOADING_S - 1, False),
@@ -43,10 +44,6 @@ def test_what_is_restarted_and_when(seen: Condition, lasted_s: float, is_due: bo
     note(record, seen, now=100)
     note(record, seen, now=100 + lasted_s)
     assert decide(record, now=100 + lasted_s) is is_due
-
-
-def test_a_base_model_whose_restart_failed_is_restarted_again() -> None:
-    assert decide(Record(condition=Condition.ABSENT, restart_failed=True), now=0)
 
 
 def test_the_pauses_between_restarts_grow_to_a_bound() -> None:
@@ -76,6 +73,7 @@ class Triton:
 
     healths: dict[str, EngineHealth | Exception]
     state: str = "READY"
+    reason: str = ""
     failures: list[Exception] = field(default_factory=list)
     restarted: list[tuple[str, bool]] = field(default_factory=list)
 
@@ -86,7 +84,7 @@ class Triton:
         return health
 
     def states(self) -> Mapping[str, ModelState]:
-        return dict.fromkeys(self.healths, ModelState(state=self.state, reason=""))
+        return dict.fromkeys(self.healths, ModelState(state=self.state, reason=self.reason))
 
     def load(self, model: str) -> None: ...
     def unload(self, model: str) -> None: ...
@@ -108,7 +106,7 @@ class Triton:
         (EngineHealth(alive=False, reason="it died", proof_age_s=3), "READY", Condition.DEAD),
         (TritonRefusedError("Stub process is not healthy."), "READY", Condition.DEAD),
         (TritonRefusedError("the model is not ready"), "LOADING", Condition.ABSENT),
-        (TritonRefusedError("the model is not ready"), "UNAVAILABLE", Condition.ABSENT),
+        (TritonRefusedError("the model is not ready"), "UNAVAILABLE", Condition.FAILED),
         (TritonRefusedError("the model is not ready"), "UNLOADING", Condition.UNLOADING),
         (TritonRefusedError("unexpected inference input 'health'"), "READY", Condition.ABSENT),
         (TritonUnavailableError("Deadline Exceeded"), "READY", Condition.SILENT),
@@ -119,6 +117,11 @@ def test_what_is_seen_of_a_base_model(
     health: EngineHealth | Exception, state: str, seen: Condition
 ) -> None:
     assert condition(Triton({"a": health}, state=state), "a")[0] is seen
+
+
+def test_a_base_model_that_was_unloaded_is_left_alone() -> None:
+    triton = Triton({"a": TritonRefusedError("not ready")}, state="UNAVAILABLE", reason="unloaded")
+    assert condition(triton, "a")[0] is Condition.ABSENT
 
 
 def test_only_the_base_model_that_died_is_restarted_and_once() -> None:
