@@ -15,7 +15,7 @@ import httpx
 import openai
 import psutil
 from stack.child import answers
-from stack.installation import environment_of, settings_below
+from stack.installation import environment_of, environment_of_process, settings_below
 
 from adapter_sync.engine_status import EngineStatus
 from adapter_sync.lora_map import adapter_files_folder, companion_name
@@ -86,9 +86,11 @@ class Stack:
         """This installation's processes whose command line holds the words."""
         found = []
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                mine = process.environ().get("LORA_DATA_DIR") == str(self.data)
-                if mine and words in " ".join(process.cmdline()):
+            with contextlib.suppress(psutil.Error, OSError):
+                mine = f"LORA_DATA_DIR={self.data}".encode()
+                if mine in environment_of_process(process.pid) and words in " ".join(
+                    process.cmdline()
+                ):
                     found.append(process)
         return found
 

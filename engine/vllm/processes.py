@@ -1,4 +1,4 @@
-"""vLLM's engine core and workers end with the process that started them, however that one ends.
+"""vLLM's processes: they end with the one that started them, however it ends, and can be found.
 
 vLLM 0.32 lets an engine core live on when the process before it is killed, and on a GPU it would
 keep all its memory. Its two entry points are replaced by functions of this module, which the new
@@ -11,6 +11,8 @@ import signal
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_INSTANCE = "LORA_INSTANCE"
+"""By this variable of its environment whoever starts an installation finds what is left of one."""
 _ORIGINAL = "_original_main"
 """Where a class keeps the function that was replaced: a forked process inherits both."""
 
@@ -30,6 +32,7 @@ def run_engine_core(*args: Any, **options: Any) -> None:
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
     _end_with_parent()
+    keep_name()
     if not hasattr(WorkerProc, _ORIGINAL):
         setattr(WorkerProc, _ORIGINAL, WorkerProc.worker_main)
         WorkerProc.worker_main = staticmethod(run_worker)
@@ -42,7 +45,18 @@ def run_worker(*args: Any, **options: Any) -> None:
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
     _end_with_parent()
+    keep_name()
     getattr(WorkerProc, _ORIGINAL, WorkerProc.worker_main)(*args, **options)
+
+
+def keep_name() -> None:
+    """Keep the installation's name where /proc shows it, though vLLM sets a title.
+
+    A title is written over the environment as far as that is in one piece; a variable that is set
+    anew lies elsewhere, so the piece ends before it.
+    """
+    if (instance := os.environ.get(_INSTANCE)) is not None:
+        os.environ[_INSTANCE] = instance
 
 
 def _end_with_parent() -> None:

@@ -19,8 +19,10 @@ from adapter_sync.staging import try_lock
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lives there
 PR_SET_PDEATHSIG = 1
-INSTANCE_VARIABLE = "LORA_INSTANCE"
-"""Every process of an installation carries its name in this variable of its environment."""
+INSTANCE_VARIABLE, PART_VARIABLE = "LORA_INSTANCE", "LORA_INSTANCE_PART"
+"""Every process of an installation carries its name in the first of these variables of its
+environment; those that tritonserver started carry TRITON_PART in the second."""
+TRITON_PART = "triton"
 
 
 def instance_id(settings: Settings) -> str:
@@ -101,15 +103,27 @@ def environment_of(settings: Settings) -> dict[str, str]:
     }
 
 
-def leftovers(settings: Settings) -> list[psutil.Process]:
-    """The processes of this installation that are not this process."""
+def leftovers(settings: Settings, *, part: str | None = None) -> list[psutil.Process]:
+    """The processes of this installation, or of a part of it, that are not this process."""
+    marks = {f"{INSTANCE_VARIABLE}={instance_id(settings)}".encode()}
+    if part is not None:
+        marks.add(f"{PART_VARIABLE}={part}".encode())
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            mine = process.environ().get(INSTANCE_VARIABLE) == instance_id(settings)
-            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+        with contextlib.suppress(psutil.Error, OSError):
+            mine = process.pid != os.getpid() and marks <= environment_of_process(process.pid)
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def environment_of_process(pid: int) -> set[bytes]:
+    """The NAME=VALUE pairs that a process was started with. Raises OSError.
+
+    Not by psutil, which stops at the first of the NULs that a process title leaves at the front:
+    vLLM's processes set theirs, and keep what comes after (engine/vllm/processes.py).
+    """
+    return set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
 
 
 def end_with_parent() -> None:

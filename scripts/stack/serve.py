@@ -15,7 +15,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -24,7 +26,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from adapter_sync.settings import Settings
 
-READY_CHECK_PERIOD_S = 0.5
+LOOK_PERIOD_S = 1.0
+START_TRIES = 3
+"""How often supervisord tries to start a program that ends within STARTED_S, in a row."""
+STARTED_S = 5
+TRY_AGAIN_S = 10.0
+"""When a program is tried again that supervisord has given up."""
 CONFIG_FILE = "config.pbtxt"
 EPILOG = """\
 settings, from the environment or a .env file in the checkout (relative folders count from there):
@@ -223,20 +230,72 @@ def supervise(settings: "Settings", control: str) -> int:
     asked: list[int] = []
 
     def stop(number: int, _: object) -> None:
+        # At the second time nothing is waited for any more.
+        supervisord.send_signal(signal.SIGKILL if asked else signal.SIGTERM)
         asked.append(number)
-        supervisord.send_signal(signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-    ready = False
+    watch = _Watch(settings)
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            status = supervisord.wait(READY_CHECK_PERIOD_S)
+            status = supervisord.wait(LOOK_PERIOD_S)
             return 0 if asked else status or 1
-        if not ready and not asked and is_ready(settings):
-            ready = True
-            url = f"http://{settings.gateway_host}:{settings.gateway_port}"
-            print(f"serve: ready at {url}", file=sys.stderr, flush=True)
+        if not asked and not watch.look():
+            supervisord.send_signal(signal.SIGTERM)
+            supervisord.wait()
+            return 1
+
+
+class _Watch:
+    """What is looked at every second while supervisord runs the programs."""
+
+    def __init__(self, settings: "Settings") -> None:
+        import psutil
+
+        from stack.frozen import Liveness, StoppedProcesses
+        from stack.programs import Programs
+
+        self._settings = settings
+        self._ready = False
+        self._processes = partial(psutil.Process().children, recursive=True)
+        self._stopped = StoppedProcesses()
+        self._programs = Programs(supervisor_socket(settings))
+        self._gateway = Liveness(settings.gateway_host, settings.gateway_port, "/health/live")
+        self._tried_at = 0.0
+
+    def look(self) -> bool:
+        """Kill what is frozen, try again what was given up; whether to go on."""
+        for process in self._stopped.look(self._processes()):
+            say(f"killed process {process.pid}, which was stopped")
+        if self._gateway.is_lost():
+            say("the gateway does not answer any more: killed")
+            self._programs.kill("gateway")
+        if not self._ready and is_ready(self._settings):
+            self._ready = True
+            say(f"ready at http://{self._settings.gateway_host}:{self._settings.gateway_port}")
+        given_up = self._programs.given_up()
+        if not self._ready:
+            for program in given_up:
+                say(f"{program.name} does not start: {program.reason}")
+            return not given_up
+        if given_up and time.monotonic() - self._tried_at >= TRY_AGAIN_S:
+            self._tried_at = time.monotonic()
+            for program in given_up:
+                every = f"tried again, and every {TRY_AGAIN_S:g} s"
+                say(f"{program.name} keeps ending ({program.reason}): {every}")
+                self._programs.start(program.name)
+        return True
+
+
+def say(text: str) -> None:
+    """Tell whoever runs this."""
+    print(f"serve: {text}", file=sys.stderr, flush=True)
+
+
+def supervisor_socket(settings: "Settings") -> Path:
+    """Where supervisord is asked about its programs."""
+    return settings.socket_folder / "supervisor.sock"
 
 
 def is_ready(settings: "Settings") -> bool:
@@ -266,12 +325,16 @@ def supervisord_configuration(settings: "Settings", control: str) -> str:
     supervisord = (
         f"[supervisord]\nnodaemon=true\npidfile={folder}/supervisord.pid\n"
         f"logfile={folder}/supervisord.log\nlogfile_maxbytes=1MB\nlogfile_backups=1\n"
+        f"[unix_http_server]\nfile={str(supervisor_socket(settings)).replace('%', '%%')}\n"
+        "[rpcinterface:supervisor]\n"
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n"
     )
     python = sys.executable.replace("%", "%%")
     sections = [
         f"[program:{name}]\n"
         f'command="{python}" -P {arguments}\n'
-        f"priority={priority}\nautorestart=true\nstartsecs=1\nstartretries=10\n"
+        f"priority={priority}\nautorestart=true\nstartsecs={STARTED_S}\n"
+        f"startretries={START_TRIES}\n"
         f"stopwaitsecs={stop_s}\nkillasgroup=true\n{environments.get(name, '')}"
         "redirect_stderr=true\nstdout_logfile=/dev/fd/1\nstdout_logfile_maxbytes=0\n"
         for priority, (name, (arguments, stop_s)) in enumerate(programs.items(), 1)

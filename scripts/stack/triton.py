@@ -21,9 +21,12 @@ from types import FrameType
 import psutil
 
 from adapter_sync.settings import Settings, load_settings
+from stack.frozen import Liveness
 from stack.installation import (
+    PART_VARIABLE,
     ROOT,
     SHARED_MEMORY,
+    TRITON_PART,
     end,
     end_with_parent,
     leftovers,
@@ -32,6 +35,7 @@ from stack.installation import (
 
 PR_SET_CHILD_SUBREAPER = 36
 EXIT_TIMEOUT_S = 20
+LOOK_PERIOD_S = 1.0
 VLLM_SOCKETS = "vllm"
 POLL_PERIOD_S = 1
 RESTRICTED = (
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = load_settings()
     # Those that a killed one of this process left.
-    end([process for process in leftovers(settings) if is_tritons(process)])
+    end(leftovers(settings, part=TRITON_PART))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     server = subprocess.Popen(
         command(settings, arguments.control),
@@ -70,10 +74,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
     try:
-        return server.wait()
+        return watch(server, settings)
     finally:
         end(psutil.Process().children(recursive=True))
         clear(settings)
+
+
+def watch(server: "subprocess.Popen[bytes]", settings: Settings) -> int:
+    """Wait for tritonserver's end; its exit status.
+
+    Meanwhile processes whose parents were killed, which come to this one, are ended, and a
+    tritonserver that has stopped answering is killed.
+    """
+    orphans: list[psutil.Process] = []
+    liveness = Liveness(settings.triton_host, settings.triton_http_port, "/v2/health/live")
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return server.wait(LOOK_PERIOD_S)
+        # One that is still there at the next look does not end by itself.
+        here = [each for each in psutil.Process().children() if each.pid != server.pid]
+        end_all([each for each in here if each in orphans])
+        orphans = here
+        if liveness.is_lost():
+            print("triton: tritonserver does not answer any more: killed", file=sys.stderr)
+            server.kill()
+
+
+def end_all(orphans: Sequence[psutil.Process]) -> None:
+    """End them with all that they started."""
+    for each in orphans:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            end([each, *each.children(recursive=True)])
 
 
 def command(settings: Settings, control: str) -> list[str]:
@@ -123,6 +154,7 @@ def environment(settings: Settings) -> dict[str, str]:
     sockets = settings.socket_folder / VLLM_SOCKETS
     sockets.mkdir(parents=True, exist_ok=True)
     return inherited | {
+        PART_VARIABLE: TRITON_PART,
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
         "LC_ALL": "C.UTF-8",
@@ -140,14 +172,6 @@ def clear(settings: Settings) -> None:
     shutil.rmtree(settings.socket_folder / VLLM_SOCKETS, ignore_errors=True)
     for left in settings.socket_folder.glob("*.sock"):
         left.unlink(missing_ok=True)
-
-
-def is_tritons(process: psutil.Process) -> bool:
-    """Whether it is tritonserver, a stub of it, or one of vLLM's processes."""
-    with contextlib.suppress(psutil.Error):
-        words = " ".join([process.name(), *process.cmdline()])
-        return any(word in words for word in ("tritonserver", "triton_python_backend", "VLLM"))
-    return False
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from stack.serve import (
     seed_repository,
     supervisord_configuration,
 )
-from supervisor.options import ServerOptions  # type: ignore[import-untyped]
+from supervisor.options import ServerOptions
 
 from adapter_sync.settings import Settings, load_settings
 from tests.stack_process import BASE_MODEL, ROOT
