@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from adapter_sync.blobs import FolderBlobStore
     from adapter_sync.triton_repository import GrpcRepository
+
+_TRASH_PERIOD_S = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +41,7 @@ def run(control: str) -> int:
     from adapter_sync.blobs import FolderBlobStore
     from adapter_sync.errors import LoraServerError
     from adapter_sync.fetcher import Fetcher
+    from adapter_sync.installation import check_installation
     from adapter_sync.intake import Intake
     from adapter_sync.logs import configure_logs
     from adapter_sync.node import ThisNode
@@ -68,6 +72,7 @@ def run(control: str) -> int:
     blobs = FolderBlobStore(settings.blobs_folder)
     try:
         registry = Registry.open(settings.registry_url, tiers)
+        check_installation(registry, settings.blobs_folder, settings.staging_folder)
     except LoraServerError as error:
         print(f"adapter_sync: {error}", file=sys.stderr)
         return 1
@@ -86,6 +91,12 @@ def run(control: str) -> int:
         )
         fetching = threading.Thread(target=fetcher.run, name="fetcher", daemon=True)
         fetching.start()
+        threading.Thread(
+            target=_empty_trash,
+            args=(blobs, settings.lora_blob_trash_hours * 3600, stopping),
+            name="trash",
+            daemon=True,
+        ).start()
         triton = GrpcRepository.of(settings)
         _start_guard(triton, settings.model_repository.resolve(), control, stopping)
         run_reconcilers(
@@ -108,6 +119,21 @@ def run(control: str) -> int:
         registry.close()
         lock.close()
     return 0
+
+
+def _empty_trash(blobs: "FolderBlobStore", grace_s: float, stopping: threading.Event) -> None:
+    """Delete the removed blobs whose time is over, until `stopping` is set."""
+    import structlog
+
+    log = structlog.get_logger()
+    while not stopping.wait(_TRASH_PERIOD_S):
+        try:
+            count = blobs.empty_trash(grace_s)
+        except OSError as error:
+            log.warning("blobs.trash_not_emptied", error=str(error))
+            continue
+        if count:
+            log.info("blobs.trash_emptied", count=count)
 
 
 def _start_guard(
