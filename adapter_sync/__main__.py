@@ -41,12 +41,11 @@ def run(control: str) -> int:
     from adapter_sync.blobs import FolderBlobStore
     from adapter_sync.errors import LoraServerError
     from adapter_sync.fetcher import Fetcher
-    from adapter_sync.installation import check_installation
+    from adapter_sync.installation import open_installation
     from adapter_sync.intake import Intake
     from adapter_sync.logs import configure_logs
     from adapter_sync.node import ThisNode
     from adapter_sync.reconciler import Folders, run_reconcilers
-    from adapter_sync.registry import Registry
     from adapter_sync.secret_key import load_secret_key
     from adapter_sync.settings import load_settings
     from adapter_sync.staging import try_lock
@@ -71,8 +70,7 @@ def run(control: str) -> int:
     url = f"{settings.triton_host}:{settings.triton_http_port}"
     blobs = FolderBlobStore(settings.blobs_folder)
     try:
-        registry = Registry.open(settings.registry_url, tiers)
-        check_installation(registry, settings.blobs_folder, settings.staging_folder)
+        registry = open_installation(settings, tiers)
     except LoraServerError as error:
         print(f"adapter_sync: {error}", file=sys.stderr)
         return 1
@@ -91,12 +89,7 @@ def run(control: str) -> int:
         )
         fetching = threading.Thread(target=fetcher.run, name="fetcher", daemon=True)
         fetching.start()
-        threading.Thread(
-            target=_empty_trash,
-            args=(blobs, settings.lora_blob_trash_hours * 3600, stopping),
-            name="trash",
-            daemon=True,
-        ).start()
+        _start_emptying_trash(blobs, settings.lora_blob_trash_hours * 3600, stopping)
         triton = GrpcRepository.of(settings)
         _start_guard(triton, settings.model_repository.resolve(), control, stopping)
         run_reconcilers(
@@ -119,6 +112,13 @@ def run(control: str) -> int:
         registry.close()
         lock.close()
     return 0
+
+
+def _start_emptying_trash(
+    blobs: "FolderBlobStore", grace_s: float, stopping: threading.Event
+) -> None:
+    arguments = (blobs, grace_s, stopping)
+    threading.Thread(target=_empty_trash, args=arguments, name="trash", daemon=True).start()
 
 
 def _empty_trash(blobs: "FolderBlobStore", grace_s: float, stopping: threading.Event) -> None:

@@ -11,9 +11,22 @@ from pathlib import Path
 from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.errors import ConfigurationError
 from adapter_sync.registry import Registry
+from adapter_sync.settings import Settings
 from adapter_sync.staging import blobs_lock
+from adapter_sync.tiers import Tiers
 
 _ID_FILE = "installation.id"
+
+
+def open_installation(settings: Settings, tiers: Tiers) -> Registry:
+    """The registry, once it is known to belong to the blob store. Raises ConfigurationError."""
+    registry = Registry.open(settings.registry_url, tiers)
+    try:
+        check_installation(registry, settings.blobs_folder, settings.staging_folder)
+    except BaseException:
+        registry.close()
+        raise
+    return registry
 
 
 def check_installation(registry: Registry, blobs_folder: Path, staging: Path) -> None:
