@@ -56,7 +56,6 @@ def run(control: str) -> int:
     configure_logs()
     try:
         settings = load_settings()
-        tiers = load_tiers(settings.lora_tiers_file)
     except LoraServerError as error:
         print(f"adapter_sync: {error}", file=sys.stderr)
         return 1
@@ -70,7 +69,7 @@ def run(control: str) -> int:
     url = f"{settings.triton_host}:{settings.triton_http_port}"
     blobs = FolderBlobStore(settings.blobs_folder)
     try:
-        registry = open_installation(settings, tiers)
+        registry = open_installation(settings, load_tiers(settings.lora_tiers_file))
     except LoraServerError as error:
         print(f"adapter_sync: {error}", file=sys.stderr)
         return 1

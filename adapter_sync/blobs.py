@@ -1,9 +1,10 @@
 """The blob store: immutable files, each named by the SHA-256 of its content.
 
 Imports nothing of the project. Whoever adds a blob has hashed it while receiving it; the store
-doesn't read it again.
+doesn't read it again, but reads the blob that is there already under that name.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ class BlobStore(Protocol):
     """Where the adapters' files are kept."""
 
     def add(self, file: Path, digest: str) -> None:
-        """Move a staged file in; nothing happens when the blob is there already."""
+        """Move a staged file in; nothing happens when the blob is there already and whole."""
 
     def path(self, digest: str) -> Path:
         """Where the blob can be read, and hard-linked from; one in the trash is taken back.
@@ -55,9 +56,14 @@ class FolderBlobStore:
     def add(self, file: Path, digest: str) -> None:
         """Move a staged file in, durably; it stays where it is when the blob is there already.
 
+        A blob whose content is no longer what its name says goes to the trash and is replaced, so
+        that uploading an adapter again heals it.
         The file has to be on the store's file system. Raises OSError.
         """
         blob = self._blob(digest)
+        if blob.is_file() and not _has_digest(blob, digest):
+            self._trash.mkdir(parents=True, exist_ok=True)
+            blob.rename(self._trash / f"{digest}.corrupt")
         if not blob.is_file():
             blob.parent.mkdir(parents=True, exist_ok=True)
             _settle(file)
@@ -116,6 +122,11 @@ class FolderBlobStore:
         if _DIGEST.fullmatch(digest) is None:
             raise ValueError(f"{digest!r} is not a SHA-256 in lower-case hex")
         return self._folder / digest[:2] / digest
+
+
+def _has_digest(file: Path, digest: str) -> bool:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest() == digest
 
 
 def _is_nearly_full(folder: Path) -> bool:

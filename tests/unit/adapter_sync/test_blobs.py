@@ -190,3 +190,16 @@ def test_the_trash_keeps_a_blob_for_its_time(folder: Path, tmp_path: Path) -> No
     assert blobs.empty_trash(0) == 1
     with pytest.raises(FileNotFoundError):
         blobs.path(digest)
+
+
+def test_adding_again_heals_a_blob_that_was_changed_in_place(
+    blobs: BlobStore, folder: Path, tmp_path: Path
+) -> None:
+    first, digest = staged(tmp_path, b"weights", "first")
+    blobs.add(first, digest)
+    blobs.path(digest).chmod(0o600)
+    blobs.path(digest).write_bytes(b"weighty")
+    second, _ = staged(tmp_path, b"weights", "second")
+    blobs.add(second, digest)
+    assert blobs.path(digest).read_bytes() == b"weights"
+    assert (folder / "trash" / f"{digest}.corrupt").read_bytes() == b"weighty"
