@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from adapter_sync.blobs import FolderBlobStore
     from adapter_sync.triton_repository import GrpcRepository
+
+_TRASH_PERIOD_S = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,11 +41,11 @@ def run(control: str) -> int:
     from adapter_sync.blobs import FolderBlobStore
     from adapter_sync.errors import LoraServerError
     from adapter_sync.fetcher import Fetcher
+    from adapter_sync.installation import open_installation
     from adapter_sync.intake import Intake
     from adapter_sync.logs import configure_logs
     from adapter_sync.node import ThisNode
     from adapter_sync.reconciler import Folders, run_reconcilers
-    from adapter_sync.registry import Registry
     from adapter_sync.secret_key import load_secret_key
     from adapter_sync.settings import load_settings
     from adapter_sync.staging import try_lock
@@ -53,7 +56,6 @@ def run(control: str) -> int:
     configure_logs()
     try:
         settings = load_settings()
-        tiers = load_tiers(settings.lora_tiers_file)
     except LoraServerError as error:
         print(f"adapter_sync: {error}", file=sys.stderr)
         return 1
@@ -67,7 +69,7 @@ def run(control: str) -> int:
     url = f"{settings.triton_host}:{settings.triton_http_port}"
     blobs = FolderBlobStore(settings.blobs_folder)
     try:
-        registry = Registry.open(settings.registry_url, tiers)
+        registry = open_installation(settings, load_tiers(settings.lora_tiers_file))
     except LoraServerError as error:
         print(f"adapter_sync: {error}", file=sys.stderr)
         return 1
@@ -86,6 +88,7 @@ def run(control: str) -> int:
         )
         fetching = threading.Thread(target=fetcher.run, name="fetcher", daemon=True)
         fetching.start()
+        _start_emptying_trash(blobs, settings.lora_blob_trash_hours * 3600, stopping)
         triton = GrpcRepository.of(settings)
         _start_guard(triton, settings.model_repository.resolve(), control, stopping)
         run_reconcilers(
@@ -108,6 +111,28 @@ def run(control: str) -> int:
         registry.close()
         lock.close()
     return 0
+
+
+def _start_emptying_trash(
+    blobs: "FolderBlobStore", grace_s: float, stopping: threading.Event
+) -> None:
+    arguments = (blobs, grace_s, stopping)
+    threading.Thread(target=_empty_trash, args=arguments, name="trash", daemon=True).start()
+
+
+def _empty_trash(blobs: "FolderBlobStore", grace_s: float, stopping: threading.Event) -> None:
+    """Delete the removed blobs whose time is over, until `stopping` is set."""
+    import structlog
+
+    log = structlog.get_logger()
+    while not stopping.wait(_TRASH_PERIOD_S):
+        try:
+            count = blobs.empty_trash(grace_s)
+        except OSError as error:
+            log.warning("blobs.trash_not_emptied", error=str(error))
+            continue
+        if count:
+            log.info("blobs.trash_emptied", count=count)
 
 
 def _start_guard(

@@ -1,30 +1,38 @@
 """The blob store: immutable files, each named by the SHA-256 of its content.
 
 Imports nothing of the project. Whoever adds a blob has hashed it while receiving it; the store
-doesn't read it again.
+doesn't read it again, but reads the blob that is there already under that name.
 """
 
+import hashlib
 import os
 import re
+import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WRITE_BITS = 0o222
+_LEAST_FREE = 0.05
 
 
 class BlobStore(Protocol):
     """Where the adapters' files are kept."""
 
     def add(self, file: Path, digest: str) -> None:
-        """Move a staged file in; nothing happens when the blob is there already."""
+        """Move a staged file in; nothing happens when the blob is there already and whole."""
 
     def path(self, digest: str) -> Path:
-        """Where the blob can be read, and hard-linked from. Raises FileNotFoundError."""
+        """Where the blob can be read, and hard-linked from; one in the trash is taken back.
+
+        Raises FileNotFoundError.
+        """
 
     def remove(self, digest: str) -> None:
-        """Remove the blob, if it is there."""
+        """Move the blob to the trash, if it is there."""
 
     def digests(self) -> Iterator[str]:
         """Every blob's digest, sorted."""
@@ -36,17 +44,26 @@ class FolderBlobStore:
     A blob comes in by rename, after its bytes are on the disk, so it is whole or not there. It
     loses its write permission: its hard links share its bytes. Each method raises ValueError for
     a digest that is not 64 lower-case hex digits.
+
+    A removed blob lies in `<folder>/trash` until `empty_trash`, so that a registry restored from
+    an older back-up finds its blobs again.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._trash = folder / "trash"
 
     def add(self, file: Path, digest: str) -> None:
         """Move a staged file in, durably; it stays where it is when the blob is there already.
 
+        A blob whose content is no longer what its name says goes to the trash and is replaced, so
+        that uploading an adapter again heals it.
         The file has to be on the store's file system. Raises OSError.
         """
         blob = self._blob(digest)
+        if blob.is_file() and not _has_digest(blob, digest):
+            self._trash.mkdir(parents=True, exist_ok=True)
+            blob.rename(self._trash / f"{digest}.corrupt")
         if not blob.is_file():
             blob.parent.mkdir(parents=True, exist_ok=True)
             _settle(file)
@@ -60,12 +77,40 @@ class FolderBlobStore:
         """The blob's file. Raises FileNotFoundError."""
         blob = self._blob(digest)
         if not blob.is_file():
-            raise FileNotFoundError(f"There is no blob {digest}.")
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (self._trash / digest).rename(blob)
+            except FileNotFoundError as error:
+                # Another process may have taken it back in between.
+                if not blob.is_file():
+                    raise FileNotFoundError(f"There is no blob {digest}.") from error
         return blob
 
     def remove(self, digest: str) -> None:
-        """Remove the blob, if it is there; its hard links stay."""
-        self._blob(digest).unlink(missing_ok=True)
+        """Move the blob to the trash, if it is there; its hard links stay."""
+        blob = self._blob(digest)
+        self._trash.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            blob.rename(self._trash / digest)
+
+    def empty_trash(self, grace_s: float) -> int:
+        """Delete what has been in the trash for `grace_s`, and say how many.
+
+        While the disk is nearly full, the oldest go before their time.
+        """
+        count = 0
+        for removed_at, file in sorted(self._trashed()):
+            if time.time() - removed_at < grace_s and not _is_nearly_full(self._folder):
+                break
+            file.unlink(missing_ok=True)
+            count += 1
+        return count
+
+    def _trashed(self) -> Iterator[tuple[float, Path]]:
+        for file in self._trash.glob("*"):
+            with suppress(FileNotFoundError):
+                # The rename changed the ctime; the mtime is still the upload's.
+                yield file.stat().st_ctime, file
 
     def digests(self) -> Iterator[str]:
         """Every blob's digest, sorted; files that are no blobs are passed over."""
@@ -77,6 +122,16 @@ class FolderBlobStore:
         if _DIGEST.fullmatch(digest) is None:
             raise ValueError(f"{digest!r} is not a SHA-256 in lower-case hex")
         return self._folder / digest[:2] / digest
+
+
+def _has_digest(file: Path, digest: str) -> bool:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest() == digest
+
+
+def _is_nearly_full(folder: Path) -> bool:
+    usage = shutil.disk_usage(folder)
+    return usage.free < usage.total * _LEAST_FREE
 
 
 def _settle(file: Path) -> None:

@@ -76,6 +76,12 @@ class Settings(BaseSettings):
         description="the registry's database, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE; "
         "without it an SQLite file in LORA_DATA_DIR",
     )
+    lora_blob_trash_hours: float = Field(
+        default=24,
+        ge=0,
+        description="how long a deleted adapter's files are kept, so that an older back-up of the "
+        "registry finds them again; they go earlier while the disk is nearly full",
+    )
     lora_tiers_file: Folder | None = Field(
         default=None, description="a TOML file of tiers, in place of the built-in ones"
     )

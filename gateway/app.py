@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.errors import LoraServerError
+from adapter_sync.installation import open_installation
 from adapter_sync.intake import Intake
-from adapter_sync.registry import Registry
 from adapter_sync.secret_key import load_secret_key
 from adapter_sync.settings import Settings
 from adapter_sync.tiers import Tiers, load_tiers
@@ -101,7 +101,7 @@ async def open_services(
     settings: Settings, tiers: Tiers, limits: Limits
 ) -> AsyncIterator[Services]:
     """The gateway's parts, closed at the end. Raises ConfigurationError."""
-    registry = await to_thread.run_sync(Registry.open, settings.registry_url, tiers)
+    registry = await to_thread.run_sync(open_installation, settings, tiers)
     triton = TritonClient(
         f"{settings.triton_host}:{settings.triton_grpc_port}", settings.triton_metadata
     )

@@ -37,6 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_adapters(areas.add_parser("adapters", help="the tenants' LoRA adapters"))
     _add_node(areas.add_parser("node", help="the machines: each Triton with its adapter_sync"))
     _add_base_model(areas.add_parser("base-model", help="whom each base model is for"))
+    _command(
+        areas,
+        "adopt-blobs",
+        runs="adopt-blobs",
+        summary="make the blobs folder the registry's, though a start refuses the two",
+        example="loractl adopt-blobs",
+    )
     return parser
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.errors import LoraServerError
+from adapter_sync.installation import adopt_blobs
 from adapter_sync.intake import Intake
 from adapter_sync.loractl.output import (
     adapter_document,
@@ -204,6 +205,15 @@ def _delete_adapter(installation: Installation, arguments: Namespace) -> Outcome
     )
 
 
+def _adopt_blobs(installation: Installation, _arguments: Namespace) -> Outcome:
+    settings = installation.settings
+    adopted = adopt_blobs(installation.registry, settings.blobs_folder, settings.staging_folder)
+    return Outcome(
+        document={"id": adopted, "blobs": str(settings.blobs_folder)},
+        text=f"The blobs in {settings.blobs_folder} belong to the registry now.",
+    )
+
+
 def _upload_adapter(installation: Installation, arguments: Namespace) -> Outcome:
     tenant = installation.registry.tenant(arguments.tenant)
     adapter = _accept(installation, tenant, arguments)
@@ -294,5 +304,6 @@ _COMMANDS: Mapping[str, Callable[[Installation, Namespace], Outcome]] = MappingP
         "adapters list": _list_adapters,
         "adapters upload": _upload_adapter,
         "adapters delete": _delete_adapter,
+        "adopt-blobs": _adopt_blobs,
     }
 )

@@ -67,6 +67,11 @@ class Database:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
+    @property
+    def place(self) -> str:
+        """Names the database, without its password."""
+        return self._backend.place
+
     @classmethod
     def open(cls, url: str) -> Self:
         """The database at the newest schema; an SQLite file is created where there is none.

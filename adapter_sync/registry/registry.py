@@ -87,6 +87,11 @@ from adapter_sync.registry.fetches import (
     select_fetches,
     set_progress,
 )
+from adapter_sync.registry.installation import (
+    insert_installation_id,
+    select_installation_id,
+    select_named_blobs,
+)
 from adapter_sync.registry.listing import AdapterQuery, select_adapter_page
 from adapter_sync.registry.nodes import (
     change_residencies,
@@ -141,6 +146,29 @@ class Registry:
     def close(self) -> None:
         """Close every connection."""
         self._database.close()
+
+    @property
+    def place(self) -> str:
+        """Names the database, without its password."""
+        return self._database.place
+
+    def installation_id(self) -> str | None:
+        """The id that its blob store has too; None before the first start that writes one."""
+        with self._database.reading() as connection:
+            return select_installation_id(connection)
+
+    def ensure_installation_id(self, proposed: str) -> str:
+        """The id, which becomes `proposed` where there is none."""
+        with self._database.writing() as connection:
+            known = select_installation_id(connection)
+            if known is None:
+                insert_installation_id(connection, proposed)
+            return known or proposed
+
+    def named_blobs(self) -> set[str]:
+        """The digest of every blob that a revision names."""
+        with self._database.reading() as connection:
+            return select_named_blobs(connection)
 
     def change_counter(self) -> int:
         """Grows with every committed change to adapters or base models, whoever makes it."""

@@ -258,3 +258,6 @@ residencies = Table(
     Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), primary_key=True),
     Column("residency", String(8), nullable=False),
 )
+
+# One row: which blob store belongs to this registry. The store has the same id in a file.
+installation = Table("installation", metadata, Column("id", String(32), primary_key=True))

@@ -43,6 +43,10 @@ settings, from the environment or a .env file in the checkout (relative folders 
                        (default: .runtime/models)
   LORA_REGISTRY_URL    postgresql+psycopg://USER:PASSWORD@HOST/DATABASE in place of the SQLite file
                        in LORA_DATA_DIR
+  LORA_BLOB_TRASH_HOURS
+                       how long a deleted adapter's files are kept, so that an older back-up of the
+                       registry finds them again (default: 24); they go earlier while the disk is
+                       nearly full
   LORA_TIERS_FILE      a TOML file of tiers, in place of the built-in ones
   LORA_ADMIN_KEY       opens the admin API below /admin/v1; without it there is none
   LORA_REQUEST_TIMEOUT_S

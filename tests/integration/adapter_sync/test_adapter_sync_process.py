@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from adapter_sync.blobs import FolderBlobStore
+from adapter_sync.installation import check_installation
 from adapter_sync.registry import Registry
 from tests.integration.adapter_sync.node import BASE_MODEL, Node, write_base_model
 
@@ -144,6 +145,8 @@ def test_blobs_that_nobody_uses_are_removed_at_the_start(
     data = tmp_path / "data"
     data.mkdir()
     blobs = FolderBlobStore(data / "blobs")
+    with closing(Registry.open(f"sqlite:///{data / 'registry.db'}")) as registry:
+        check_installation(registry, data / "blobs", data / "staging")
     (data / "file").write_bytes(b"left by a killed gateway")
     blobs.add(data / "file", "ab" * 32)
     with process(environment, tmp_path / "log") as started:

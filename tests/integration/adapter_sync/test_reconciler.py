@@ -230,7 +230,7 @@ def test_a_companion_without_adapters_is_loaded_once(node: Node) -> None:
 
 def test_a_missing_blob_fails_its_adapter_and_no_other(node: Node) -> None:
     lost, kept = node.upload(), node.upload()
-    node.blobs.remove(lost.revision.weights_blob)
+    node.blobs.path(lost.revision.weights_blob).unlink()
     node.settle(node.start())
     failed = node.registry.adapter(node.tenant.id, lost.id)
     assert failed.status is AdapterStatus.FAILED

@@ -121,7 +121,7 @@ def test_a_new_revision_whose_file_is_lost_leaves_the_old_one_serving(node: Node
     reconciler = node.start()
     node.settle(reconciler)
     lost = node.replace(old)
-    node.blobs.remove(lost.revision.weights_blob)
+    node.blobs.path(lost.revision.weights_blob).unlink()
     node.settle(reconciler)
     assert (node.status(old), node.serving(old)) == (AdapterStatus.FAILED, old.lora_name)
     assert node.triton.served() == [old.lora_name]

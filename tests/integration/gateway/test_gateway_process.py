@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from adapter_sync.blobs import FolderBlobStore
+from adapter_sync.installation import check_installation
 from adapter_sync.record import BaseModel
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
@@ -211,6 +212,9 @@ def test_what_a_killed_gateway_left_of_an_upload_is_gone_when_it_is_back(tmp_pat
     uploads = tmp_path / "data" / "staging" / "uploads"
     uploads.mkdir(parents=True)
     (uploads / "half").write_bytes(b"the upload that was coming in")
+    data = tmp_path / "data"
+    with closing(Registry.open(f"sqlite:///{data / 'registry.db'}")) as registry:
+        check_installation(registry, data / "blobs", data / "staging")
     (tmp_path / "file").write_bytes(b"the blob whose row was about to come")
     blobs = FolderBlobStore(tmp_path / "data" / "blobs")
     blobs.add(tmp_path / "file", "ab" * 32)

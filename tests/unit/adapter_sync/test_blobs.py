@@ -170,3 +170,36 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(
     monkeypatch.setattr(Path, "rename", noted_rename)
     blobs.add(file, digest)
     assert steps == ["file", "rename", "folder", "folder", "folder"]
+
+
+def test_a_removed_blob_is_taken_back_by_whoever_needs_it(blobs: BlobStore, tmp_path: Path) -> None:
+    file, digest = staged(tmp_path, b"weights")
+    blobs.add(file, digest)
+    blobs.remove(digest)
+    assert blobs.path(digest).read_bytes() == b"weights"
+    assert list(blobs.digests()) == [digest]
+
+
+def test_the_trash_keeps_a_blob_for_its_time(folder: Path, tmp_path: Path) -> None:
+    blobs = FolderBlobStore(folder)
+    file, digest = staged(tmp_path, b"weights")
+    os.utime(file, (0, 0))
+    blobs.add(file, digest)
+    blobs.remove(digest)
+    assert blobs.empty_trash(3600) == 0
+    assert blobs.empty_trash(0) == 1
+    with pytest.raises(FileNotFoundError):
+        blobs.path(digest)
+
+
+def test_adding_again_heals_a_blob_that_was_changed_in_place(
+    blobs: BlobStore, folder: Path, tmp_path: Path
+) -> None:
+    first, digest = staged(tmp_path, b"weights", "first")
+    blobs.add(first, digest)
+    blobs.path(digest).chmod(0o600)
+    blobs.path(digest).write_bytes(b"weighty")
+    second, _ = staged(tmp_path, b"weights", "second")
+    blobs.add(second, digest)
+    assert blobs.path(digest).read_bytes() == b"weights"
+    assert (folder / "trash" / f"{digest}.corrupt").read_bytes() == b"weighty"

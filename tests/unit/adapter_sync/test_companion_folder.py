@@ -93,7 +93,7 @@ def test_an_installed_adapter_is_two_files_that_share_the_blobs_bytes(
 def test_an_adapter_whose_blob_is_missing_leaves_nothing(
     folder: CompanionFolder, staging: Path, blobs: FolderBlobStore
 ) -> None:
-    blobs.remove(WEIGHTS)
+    blobs.path(WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError):
         folder.install(NAME, CONTENT, blobs)
     assert folder.adapter_folders() == frozenset()
