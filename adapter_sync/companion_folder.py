@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from adapter_sync.blobs import BlobStore
+from adapter_sync.blobs import BlobStore, has_digest
 from adapter_sync.errors import ConfigurationError
 from adapter_sync.lora_map import (
     COMPANION_SUFFIX,
@@ -100,6 +100,23 @@ class CompanionFolder:
             link_or_copy(blobs.path(content.config_blob), folder / CONFIG_FILE)
             link_or_copy(blobs.path(content.weights_blob), folder / WEIGHTS_FILE)
             folder.rename(self._files / lora_name)
+
+    def is_of(self, lora_name: str, content: Content, blobs: BlobStore) -> bool:
+        """Whether the adapter's files are the blobs, by link or, where there are none, by content.
+
+        They are not when a corrupt blob was replaced since they were linked.
+        """
+        folder = self._files / lora_name
+        try:
+            return all(
+                file.samefile(blobs.path(digest)) or has_digest(file, digest)
+                for file, digest in (
+                    (folder / CONFIG_FILE, content.config_blob),
+                    (folder / WEIGHTS_FILE, content.weights_blob),
+                )
+            )
+        except FileNotFoundError:
+            return False
 
     def remove(self, lora_name: str) -> None:
         """Take an adapter's files away."""

@@ -375,3 +375,15 @@ class TritonRefusedError(TransientError):
     """Triton answered a control call with an error; the message is Triton's."""
 
     code = "server_error"
+
+
+class RegistryReplacedError(TransientError):
+    """The registry's file is gone, or another one is in its place."""
+
+    code = "registry_unavailable"
+
+    def __init__(self, *, place: str) -> None:
+        super().__init__(
+            f"The registry {place} was removed or replaced while it was in use. Put it back, or "
+            "restore it from a back-up; the processes that use it start again by themselves."
+        )

@@ -15,6 +15,7 @@ from typing import Self
 import structlog
 
 from adapter_sync.blobs import BlobStore
+from adapter_sync.corrupt_blobs import fail_adapters_with
 from adapter_sync.errors import AdapterTooLargeError
 from adapter_sync.record import (
     CREATE_ONLY,
@@ -163,8 +164,13 @@ class Intake:
     def _added_blobs(self, revision: Revision, weights: Path, config_file: Path) -> Iterator[None]:
         """Both blobs first, so that a row never names one that isn't there."""
         try:
-            self._blobs.add(weights, revision.weights_blob)
-            self._blobs.add(config_file, revision.config_blob)
+            for file, digest in (
+                (weights, revision.weights_blob),
+                (config_file, revision.config_blob),
+            ):
+                if self._blobs.add(file, digest):
+                    # What was made of the corrupt one has to leave the engine first.
+                    fail_adapters_with(self._registry, digest)
             yield
         except BaseException:
             self._remove_unused([revision.weights_blob, revision.config_blob])

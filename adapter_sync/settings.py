@@ -82,6 +82,9 @@ class Settings(BaseSettings):
         description="how long a deleted adapter's files are kept, so that an older back-up of the "
         "registry finds them again; they go earlier while the disk is nearly full",
     )
+    lora_blob_scrub_hours: float = Field(
+        default=24, gt=0, description="in how many hours every blob is read and checked once"
+    )
     lora_tiers_file: Folder | None = Field(
         default=None, description="a TOML file of tiers, in place of the built-in ones"
     )

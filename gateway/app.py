@@ -1,10 +1,14 @@
 """The composition: routes, middlewares and what they work with."""
 
+import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import SystemRandom
 
+import structlog
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -13,9 +17,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from adapter_sync.blobs import FolderBlobStore
-from adapter_sync.errors import LoraServerError
+from adapter_sync.errors import LoraServerError, RegistryReplacedError
 from adapter_sync.installation import open_installation
 from adapter_sync.intake import Intake
+from adapter_sync.registry import Registry
 from adapter_sync.secret_key import load_secret_key
 from adapter_sync.settings import Settings
 from adapter_sync.tiers import Tiers, load_tiers
@@ -68,6 +73,8 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Awaitable[Response]]], ...] = (
     ("POST", "/v1/adapters/{adapter_id}/rollback", roll_back_adapter),
     ("GET", "/v1/usage", show_usage),
 )
+log = structlog.get_logger()
+_REGISTRY_LOOK_PERIOD_S = 2.0
 _ANSWERED_ERRORS = (LoraServerError, HTTPException, RequestValidationError, ClientDisconnect)
 
 
@@ -136,6 +143,27 @@ async def open_services(
         await to_thread.run_sync(registry.close)
 
 
+@asynccontextmanager
+async def _ending_when_replaced(registry: Registry) -> AsyncIterator[None]:
+    """End this process when the registry's file is another one: whoever starts it again checks."""
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(_REGISTRY_LOOK_PERIOD_S)
+            try:
+                registry.check_place()
+            except RegistryReplacedError as error:
+                log.error("registry.replaced", error=str(error))  # noqa: TRY400 - its place says nothing
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
 def _lifespan(
     settings: Settings, tiers: Tiers, limits: Limits
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Services]]]:
@@ -144,6 +172,7 @@ def _lifespan(
         async with (
             open_services(settings, tiers, limits) as services,
             services.key_uses.written(),
+            _ending_when_replaced(services.registry),
         ):
             yield {"services": services}
 

@@ -44,6 +44,7 @@ _METHOD_NOT_ALLOWED = 405
 _SERVER_ERROR = 500
 _UNEXPECTED = "The server had an error while processing your request. Please try again."
 _UNAVAILABLE = "The model server can't answer right now. Please try again shortly."
+_REGISTRY_UNAVAILABLE = "The server's registry can't be used right now. Please try again shortly."
 InvalidRequestCode = Literal[
     "array_above_max_length",
     "empty_array",
@@ -346,6 +347,9 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         errors.TierMissingError: Rule(status=500, headers=NO_RETRY),
         errors.ConfigurationError: _INTERNAL,
         errors.TransientError: _RETRYABLE,
+        errors.RegistryReplacedError: Rule(
+            status=503, headers=RETRY_SOON, words=_REGISTRY_UNAVAILABLE
+        ),
         errors.TritonUnavailableError: _RETRYABLE,
         errors.TritonRefusedError: _RETRYABLE,
         InvalidRequestError: Rule(status=400),

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from adapter_sync.blobs import BlobStore
+from adapter_sync.blobs import BlobCorruptError, BlobStore
 from adapter_sync.companion_folder import CompanionFolder
+from adapter_sync.corrupt_blobs import BLOB_CORRUPT, MESSAGE
 from adapter_sync.engine_status import EngineStatus
 from adapter_sync.errors import TritonRefusedError, TritonUnavailableError
 from adapter_sync.reconciler.desired import DesiredState
@@ -72,12 +73,12 @@ class BaseModelReconciler:
         """
         self._folder.create()
         self._desired.look()
-        served = self._desired.served
         current = Current(
             lora_map=self._folder.lora_map(),
             folders=self._folder.adapter_folders(),
             engine=self._look(),
         )
+        served = self._servable(current.folders)
         self.engine = None if isinstance(current.engine, Silence) else current.engine
         todo = plan(served, current)
         failed = [change for each in todo.install if (change := self._install(each)) is not None]
@@ -89,9 +90,25 @@ class BaseModelReconciler:
             self._control.commit(self._folder.name, todo.revision)
             log.info("lora_map.committed", base_model=self._base_model, revision=todo.revision)
         engine = self._status() if todo.commit else current.engine
-        return self._finish(engine, changed=todo.commit or bool(todo.install))
+        return self._finish(served, engine, changed=todo.commit or bool(todo.install))
 
-    def _finish(self, engine: EngineStatus | Silence, *, changed: bool) -> PassResult:
+    def _servable(self, folders: frozenset[str]) -> tuple[Served, ...]:
+        """What is to be served, but for what first has to leave the engine and its folder.
+
+        So it is with a content that comes again after its blob was corrupt: under the same name
+        the engine would go on with what it has read.
+        """
+        return tuple(
+            each
+            for each in self._desired.served
+            if each.status is not AdapterStatus.LOADING
+            or each.lora_name not in folders
+            or self._folder.is_of(each.lora_name, each.content, self._blobs)
+        )
+
+    def _finish(
+        self, served: Sequence[Served], engine: EngineStatus | Silence, *, changed: bool
+    ) -> PassResult:
         """Tell the registry what the engine says, and clear away what nothing uses."""
         self.engine = None if isinstance(engine, Silence) else engine
         if isinstance(engine, Silence):
@@ -99,7 +116,7 @@ class BaseModelReconciler:
             self._registry.note_residencies(self._node_id, self._base_model, {})
             waiting = bool(self._desired.adapters)
             return PassResult(changed=changed, waiting=waiting)
-        served, lora_map = self._desired.served, self._folder.lora_map()
+        lora_map = self._folder.lora_map()
         recorded = self._record(status_changes(served, engine, lora_map.revision))
         held = residencies(self._desired.adapters, engine)
         self._registry.note_residencies(self._node_id, self._base_model, held)
@@ -113,7 +130,10 @@ class BaseModelReconciler:
         )
         return PassResult(
             changed=changed or recorded.changed or bool(rest.folders or rest.forget),
-            waiting=unsettled or recorded.waiting or rest.waiting,
+            waiting=unsettled
+            or recorded.waiting
+            or rest.waiting
+            or len(served) < len(self._desired.served),
         )
 
     def _look(self) -> EngineStatus | Silence:
@@ -131,16 +151,16 @@ class BaseModelReconciler:
 
     def _install(self, served: Served) -> StatusChange | None:
         try:
+            for blob in (served.content.config_blob, served.content.weights_blob):
+                self._blobs.check(blob)
             self._folder.install(served.lora_name, served.content, self._blobs)
         except FileNotFoundError:
             log.exception("adapter.blob_missing", adapter_id=served.adapter_id)
-            return StatusChange(
-                adapter_id=served.adapter_id,
-                digest=served.content.digest,
-                status=AdapterStatus.FAILED,
-                error_code="blob_missing",
-                error_message="The adapter's file is lost. Delete the adapter and upload it again.",
-            )
+            message = "The adapter's file is lost. Delete the adapter and upload it again."
+            return _failed(served, "blob_missing", message)
+        except BlobCorruptError as error:
+            log.error("adapter.blob_corrupt", adapter_id=served.adapter_id, blob=error.digest)  # noqa: TRY400 - its place says nothing
+            return _failed(served, BLOB_CORRUPT, MESSAGE)
         log.info("adapter.installed", adapter_id=served.adapter_id, lora_name=served.lora_name)
         return None
 
@@ -173,3 +193,13 @@ class BaseModelReconciler:
                     self._blobs.remove(digest)
             self._desired.forget(adapter_id)
             log.info("adapter.deleted", adapter_id=adapter_id)
+
+
+def _failed(served: Served, code: str, message: str) -> StatusChange:
+    return StatusChange(
+        adapter_id=served.adapter_id,
+        digest=served.content.digest,
+        status=AdapterStatus.FAILED,
+        error_code=code,
+        error_message=message,
+    )

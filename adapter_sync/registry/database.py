@@ -54,6 +54,12 @@ class Backend(Protocol):
     def written(self) -> None:
         """Told after each writing transaction."""
 
+    def opened(self) -> None:
+        """Told once the schema is the newest."""
+
+    def check_place(self) -> None:
+        """Raise RegistryReplacedError when it is no longer the database that was opened."""
+
     def watch(self) -> Watch:
         """Wakes who waits for writing transactions."""
 
@@ -92,11 +98,16 @@ class Database:
         except ConfigurationError:
             database.close()
             raise
+        backend.opened()
         return database
 
     def close(self) -> None:
         """Close every connection."""
         self._backend.close()
+
+    def check_place(self) -> None:
+        """Raise RegistryReplacedError when it is no longer the database that was opened."""
+        self._backend.check_place()
 
     def data_version(self) -> int | None:
         """Another one once anything was committed; None where a query is the only way to know."""
@@ -108,7 +119,8 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A consistent view."""
+        """A consistent view. Raises RegistryReplacedError."""
+        self._backend.check_place()
         with self._backend.reading.connect() as connection:
             yield connection
 
@@ -117,8 +129,9 @@ class Database:
         """A transaction that commits at the end, unless an error leaves it.
 
         One at a time on every database: what it reads stays true until it commits, and the audit's
-        numbers grow in the order of the commits.
+        numbers grow in the order of the commits. Raises RegistryReplacedError.
         """
+        self._backend.check_place()
         with self._backend.writing.begin() as connection:
             yield connection
         self._backend.written()

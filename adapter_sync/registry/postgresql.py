@@ -69,6 +69,12 @@ class PostgresqlBackend:
     def written(self) -> None:
         """The server has told every Watch already."""
 
+    def opened(self) -> None:
+        """Nothing to remember: the server tells where its database is."""
+
+    def check_place(self) -> None:
+        """Nothing to check, for the same reason."""
+
     def watch(self) -> "ChannelWatch":
         """Wakes who waits for writing transactions."""
         return ChannelWatch(self.engine)

@@ -100,6 +100,7 @@ from adapter_sync.registry.nodes import (
     upsert_node,
 )
 from adapter_sync.registry.revisions import (
+    contents_with_blob,
     earlier_revision,
     insert_revision,
     prune_revisions,
@@ -620,6 +621,15 @@ class Registry:
             if not changed:
                 connection.rollback()
             return changed
+
+    def check_place(self) -> None:
+        """Raise RegistryReplacedError when it is no longer the database that was opened."""
+        self._database.check_place()
+
+    def contents_with_blob(self, digest: str) -> list[tuple[str, str]]:
+        """The adapter's id and the content's digest of each revision that has the blob; sorted."""
+        with self._database.reading() as connection:
+            return contents_with_blob(connection, digest)
 
     def announce_node(self, node: Node) -> None:
         """Add the node, or put it in place of what it announced before."""

@@ -120,6 +120,14 @@ def delete_revisions(connection: Connection, where: ColumnElement[bool]) -> list
     return unused_blobs(connection, sorted(digests))
 
 
+def contents_with_blob(connection: Connection, digest: str) -> list[tuple[str, str]]:
+    """The adapter's id and the content's digest of each revision that has the blob; sorted."""
+    query = select(revisions.c.adapter_id, revisions.c.digest).where(
+        (revisions.c.config_blob == digest) | (revisions.c.weights_blob == digest)
+    )
+    return sorted({(row.adapter_id, row.digest) for row in connection.execute(query)})
+
+
 def unused_blobs(connection: Connection, digests: Sequence[str]) -> list[str]:
     """Those of the blobs that no revision has as its config or its weights."""
     used: set[str] = set()

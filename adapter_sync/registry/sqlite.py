@@ -14,7 +14,7 @@ from inotify_simple import INotify, flags
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
-from adapter_sync.errors import ConfigurationError
+from adapter_sync.errors import ConfigurationError, RegistryReplacedError
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,19 @@ class SqliteBackend:
         self.writing = writing(self.engine)
         self._looking = threading.Lock()
         self._looker: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+
+    def opened(self) -> None:
+        """Remember which file it is."""
+        self._opened = _identity(self._file)
+
+    def check_place(self) -> None:
+        """Raise RegistryReplacedError when the path no longer leads to the file that was opened.
+
+        SQLite would go on in the old one, and lose with its last process all that was written.
+        """
+        if self._opened is not None and _identity(self._file) != self._opened:
+            raise RegistryReplacedError(place=self.place)
 
     @contextmanager
     def schema_lock(self) -> Iterator[None]:
@@ -119,6 +132,14 @@ class FileWatch:
         if self._inotify is not None:
             self._inotify.close()
             self._inotify = None
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _bell(database: Path) -> Path:

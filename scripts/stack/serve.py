@@ -47,6 +47,8 @@ settings, from the environment or a .env file in the checkout (relative folders 
                        how long a deleted adapter's files are kept, so that an older back-up of the
                        registry finds them again (default: 24); they go earlier while the disk is
                        nearly full
+  LORA_BLOB_SCRUB_HOURS
+                       in how many hours every blob is read and checked once (default: 24)
   LORA_TIERS_FILE      a TOML file of tiers, in place of the built-in ones
   LORA_ADMIN_KEY       opens the admin API below /admin/v1; without it there is none
   LORA_REQUEST_TIMEOUT_S
@@ -122,6 +124,7 @@ def serve(control: str) -> int:
         end(leftovers(settings))
         if taken := taken_ports(settings):
             raise ServeError("; ".join(taken))
+        check_installation(settings)
         seed_repository(settings)
         hold_repository(settings.model_repository)
         renew_configs(settings)
@@ -132,6 +135,18 @@ def serve(control: str) -> int:
             return supervise(settings, control)
         finally:
             end(leftovers(settings))
+
+
+def check_installation(settings: "Settings") -> None:
+    """Raise ServeError when the registry and the blobs don't belong together."""
+    from adapter_sync.errors import ConfigurationError
+    from adapter_sync.installation import open_installation
+    from adapter_sync.tiers import load_tiers
+
+    try:
+        open_installation(settings, load_tiers(settings.lora_tiers_file)).close()
+    except ConfigurationError as error:
+        raise ServeError(str(error)) from None
 
 
 def check_paths(settings: "Settings") -> None:

@@ -44,7 +44,7 @@ def test_an_upload_arrives_though_adapter_sync_is_killed_on_its_way(
     assert stack.leftovers() == []
 
 
-def test_an_upload_while_adapter_sync_is_down_is_kept_and_arrives_later(
+def test_an_upload_while_adapter_sync_is_stopped_is_kept_and_arrives_later(
     stack: Stack, key: str, random_adapters: list[Path]
 ) -> None:
     (sync,) = wait_for(lambda: stack.processes("-m adapter_sync"), "adapter_sync")
@@ -56,7 +56,7 @@ def test_an_upload_while_adapter_sync_is_down_is_kept_and_arrives_later(
         assert early.status_code == 503
         assert early.json()["error"]["code"] == "adapter_not_ready"
         assert "retry-after" in early.headers
-        sync.kill()
+        # What stays stopped is killed, and started again.
         wait_for(lambda: status_of(api, adapter["id"]) == "ready", "the adapter")
         assert answer(api, adapter["model"]).is_success
 

@@ -122,7 +122,7 @@ class Node:
         assert [entry.lora_name for entry in lora_map.adapters] == names
         assert self.triton.served() == sorted(self.triton.engine) == names
         assert self.triton.engine_revision == lora_map.revision
-        assert sorted(path.name for path in self.adapter_files.iterdir() if path.is_dir()) == names
+        assert self.adapter_folders() == names
         for each in served:
             weights = self.adapter_files / each.lora_name / "adapter_model.safetensors"
             assert sha256(weights.read_bytes()) == each.revision.weights_blob
@@ -135,6 +135,9 @@ class Node:
         blobs = {each.weights_blob for each in revisions} | {each.config_blob for each in revisions}
         assert set(self.blobs.digests()) == blobs
         assert self.staged_files() == []
+
+    def adapter_folders(self) -> list[str]:
+        return sorted(path.name for path in self.adapter_files.iterdir() if path.is_dir())
 
     def staged_files(self) -> list[Path]:
         staged = [path for path in self.staging.rglob("*") if path.is_file()]

@@ -179,3 +179,19 @@ def test_a_registry_that_is_none_is_told(environment: dict[str, str], tmp_path: 
     assert refused.returncode == 1
     assert "registry.db" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_it_ends_when_the_registrys_file_is_another_one(
+    environment: dict[str, str], tmp_path: Path, how: str
+) -> None:
+    database = tmp_path / "data" / "registry.db"
+    with process(environment, tmp_path / "log") as running:
+        if how == "removed":
+            database.unlink()
+        else:
+            other = tmp_path / "other.db"
+            Registry.open(f"sqlite:///{other}").close()
+            other.replace(database)
+        assert running.wait(PATIENCE_S) == 1
+    assert "removed or replaced while it was in use" in (tmp_path / "log").read_text()

@@ -337,3 +337,15 @@ def test_workers_end_with_their_parent(tmp_path: Path, triton_port: int) -> None
         wait_for(lambda: not any(map(psutil.pid_exists, workers)), "the workers' end")
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health/live")
+
+
+def test_it_takes_nothing_for_a_registry_that_was_removed_and_ends(tmp_path: Path) -> None:
+    with _running(tmp_path, _free_port()) as (url, process):
+        for file in (tmp_path / "data").glob("registry.db*"):
+            file.unlink()
+        answer = httpx.get(f"{url}/v1/models", headers={"authorization": "Bearer pk-a-b"})
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["error"]["code"] == "registry_unavailable"
+        assert "retry-after" in answer.headers
+        process.wait(PATIENCE_S)
+    assert not (tmp_path / "data" / "registry.db").exists()

@@ -258,12 +258,12 @@ class FullDisk(FolderBlobStore):
         super().__init__(folder)
         self._room = 1
 
-    def add(self, file: Path, digest: str) -> None:
+    def add(self, file: Path, digest: str) -> bool:
         """Raises OSError for the second one."""
         if not self._room:
             raise OSError(28, "No space left on device")
         self._room -= 1
-        super().add(file, digest)
+        return super().add(file, digest)
 
 
 def test_a_disk_that_is_full_half_way_leaves_nothing_behind(
@@ -420,6 +420,21 @@ def test_a_replacement_keeps_the_blobs_of_what_it_replaces(
     assert set(blobs.digests()) == blobs_of(registry, second)
     assert blobs.path(first.revision.weights_blob).is_file()
     assert staged_files(staging) == []
+
+
+def test_the_same_content_again_is_loaded_anew_where_its_blob_was_corrupt(
+    intake: Intake, registry: Registry, blobs: FolderBlobStore, tenant: Tenant
+) -> None:
+    first = upload(intake, tenant)
+    registry.set_adapter_status(first.id, first.revision.digest, AdapterStatus.READY)
+    weights = blobs.path(first.revision.weights_blob)
+    weights.chmod(0o600)
+    weights.write_bytes(bytes(weights.stat().st_size))
+    again = upload(intake, tenant, overwrite=REPLACE)
+    assert again.revision.digest == first.revision.digest
+    assert again.status is AdapterStatus.LOADING
+    assert again.serving is None
+    blobs.read(first.revision.weights_blob)
 
 
 def test_revisions_that_are_too_old_go_with_the_blobs_that_only_they_used(

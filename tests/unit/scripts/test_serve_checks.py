@@ -303,3 +303,15 @@ def test_a_path_with_spaces_is_refused_with_the_reason(
 ) -> None:
     monkeypatch.setenv("MODEL_REPOSITORY", "my models")
     assert "path with spaces" in refusal(capsys)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_registry_that_does_not_belong_to_the_blobs_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = load_settings()
+    blob = settings.blobs_folder / "ab" / ("ab" * 32)
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"weights")
+    assert "don't belong together" in refusal(capsys)
+    assert blob.read_bytes() == b"weights"
