@@ -387,3 +387,33 @@ class RegistryReplacedError(TransientError):
             f"The registry {place} was removed or replaced while it was in use. Put it back, or "
             "restore it from a back-up; the processes that use it start again by themselves."
         )
+
+
+class RegistryUnavailableError(TransientError):
+    """The registry's database is locked, or away, or does not answer in time."""
+
+    code = "registry_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The server's registry can't be used right now. Please try again shortly.")
+
+
+class StorageUnavailableError(TransientError):
+    """The server's disk can't be read or written to."""
+
+    code = "storage_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The server's storage can't be used right now. Please try again shortly.")
+
+
+class StorageFullError(TransientError):
+    """The server's disk is full."""
+
+    code = "insufficient_storage"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server's disk is full, and nothing was kept. Ask its operator for room, or delete "
+            "adapters that you don't need, then try again."
+        )

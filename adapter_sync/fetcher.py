@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapter_sync.errors import FetchGoneError, LoraServerError
 from adapter_sync.fetches import Fetch, FetchStage
+from adapter_sync.foreign_errors import passing_fault
 from adapter_sync.intake import Intake
 from adapter_sync.registry import Registry
 from adapter_sync.registry.fetches import ClaimedFetch
@@ -75,7 +76,7 @@ class Fetcher:
         fetch = claimed.fetch
         log.info("fetch.started", adapter_id=fetch.id, repo=fetch.pinned.source.repo)
         try:
-            self._fetch(claimed)
+            self._fetch_through_faults(claimed)
         except FetchGoneError:
             log.info("fetch.deleted", adapter_id=fetch.id)
         except _StoppingError:
@@ -121,6 +122,19 @@ class Fetcher:
         thread = threading.Thread(target=self.fetch, args=(claimed,), name="fetch", daemon=True)
         thread.start()
         return thread
+
+    def _fetch_through_faults(self, claimed: ClaimedFetch) -> None:
+        """Fetch, again as long as the disk or the registry fails: that is not the fetch's fault."""
+        while True:
+            try:
+                return self._fetch(claimed)
+            except (OSError, SQLAlchemyError) as error:
+                fault = passing_fault(error)
+                if fault is None:
+                    raise
+                log.warning("fetch.postponed", adapter_id=claimed.fetch.id, error=str(error))
+            if self.stopping.wait(RETRY_PERIOD_S):
+                raise _StoppingError
 
     def _fetch(self, claimed: ClaimedFetch) -> None:
         fetch, sealed = claimed.fetch, claimed.sealed_token

@@ -11,6 +11,7 @@ from pathlib import Path
 from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.errors import ConfigurationError
 from adapter_sync.registry import Registry
+from adapter_sync.registry.patience import PATIENCE_S
 from adapter_sync.settings import Settings
 from adapter_sync.staging import blobs_lock
 from adapter_sync.tiers import Tiers
@@ -18,9 +19,11 @@ from adapter_sync.tiers import Tiers
 _ID_FILE = "installation.id"
 
 
-def open_installation(settings: Settings, tiers: Tiers) -> Registry:
+def open_installation(
+    settings: Settings, tiers: Tiers, *, patience_s: float = PATIENCE_S
+) -> Registry:
     """The registry, once it is known to belong to the blob store. Raises ConfigurationError."""
-    registry = Registry.open(settings.registry_url, tiers)
+    registry = Registry.open(settings.registry_url, tiers, patience_s=patience_s)
     try:
         check_installation(registry, settings.blobs_folder, settings.staging_folder)
     except BaseException:

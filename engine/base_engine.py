@@ -42,7 +42,7 @@ from engine.adapter_table import AdapterTable, UnknownAdapterError
 from engine.admission import Admission, Entry, QueueTimeoutError
 from engine.admission_settings import AdmissionSettings, limits_of, no_limits
 from engine.channels import Responder
-from engine.endpoints import ENDPOINTS, Endpoint, mend_error_event
+from engine.endpoints import ENDPOINTS, ENGINE_FAILED, Endpoint, mend_error_event
 from engine.engine_watch import EngineUnavailableError, EngineWatch
 from engine.fair_queue import Asked, QueueFullError
 from engine.fair_scheduler import read_in_turns
@@ -212,7 +212,7 @@ class BaseEngine:
             responder.fail(Failure.INVALID_ARG, str(error))
         except Exception:
             log.exception("request.failed")
-            responder.fail(Failure.INTERNAL, "The engine failed. Try again.")
+            responder.fail(Failure.INTERNAL, ENGINE_FAILED)
 
     def health(self) -> Mapping[str, Any]:
         """Whether the engine is alive, as JSON's types: see adapter_sync/engine_health.py."""
@@ -394,9 +394,7 @@ class BaseEngine:
             responder.write(_error(str(error), "engine_unavailable"), http_status=503)
         except Exception:
             log.exception("request.failed request_id=%s", request.request_id)
-            responder.write(
-                _error("The engine failed. Try again.", "engine_error"), http_status=500
-            )
+            responder.write(_error(ENGINE_FAILED, "engine_error"), http_status=500)
 
     def _entered(self, request: _EngineRequest) -> AbstractAsyncContextManager[Entry | None]:
         if not request.endpoint.queued:

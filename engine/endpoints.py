@@ -9,25 +9,31 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-ErrorEvent = Callable[[str], bytes]
+ErrorEvent = Callable[[str, bool], bytes]
+"""The error's message, and whether the request was at fault."""
 GENERATE, EMBED = "generate", "embed"
+ENGINE_FAILED = "The engine failed. Try again."
+_SERVER_ERROR = 500
 
 
-def openai_error_event(message: str) -> bytes:
+def openai_error_event(message: str, is_clients: bool) -> bytes:  # noqa: FBT001 - ErrorEvent
     """An error in the middle of a stream, as OpenAI's clients know it."""
-    error = {"message": message, "type": "server_error", "param": None, "code": None}
+    kind = "invalid_request_error" if is_clients else "server_error"
+    error = {"message": message, "type": kind, "param": None, "code": None}
     return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
 
 
-def responses_error_event(message: str) -> bytes:
+def responses_error_event(message: str, is_clients: bool) -> bytes:  # noqa: FBT001 - ErrorEvent
     """The same in the Responses API. https://platform.openai.com/docs/api-reference/responses."""
-    error = {"type": "error", "message": message, "param": None, "code": "server_error"}
+    code = "invalid_prompt" if is_clients else "server_error"
+    error = {"type": "error", "message": message, "param": None, "code": code}
     return b"event: error\ndata: " + json.dumps({**error, "sequence_number": 0}).encode() + b"\n\n"
 
 
-def anthropic_error_event(message: str) -> bytes:
+def anthropic_error_event(message: str, is_clients: bool) -> bytes:  # noqa: FBT001 - ErrorEvent
     """The same in the Messages API. https://docs.anthropic.com/en/api/messages-streaming."""
-    error = {"type": "error", "error": {"type": "api_error", "message": message}}
+    kind = "invalid_request_error" if is_clients else "api_error"
+    error = {"type": "error", "error": {"type": kind, "message": message}}
     return b"event: error\ndata: " + json.dumps(error).encode() + b"\n\n"
 
 
@@ -109,6 +115,8 @@ def mend_error_event(
 ) -> bytes:
     """VLLM's own error in the middle of a stream in its API's words, our identities hidden.
 
+    Of an error that is not the client's nothing is told but that there was one.
+
     Other bytes come back as they are. vllm/entrypoints/generate/base/serving.py and
     vllm/entrypoints/anthropic/serving.py.
     """
@@ -117,7 +125,10 @@ def mend_error_event(
     event, separator, rest = body.partition(b"\n\n")
     _, _, data = event.partition(b"data: ")
     error = json.loads(data)["error"]
+    code = error.get("code")
+    if not (isinstance(code, int) and code < _SERVER_ERROR):
+        return error_event(ENGINE_FAILED, False) + (rest if separator else b"")  # noqa: FBT003 - ErrorEvent
     message = str(error.get("message"))
     if lora_name is not None:
         message = message.replace(lora_name, served_name)
-    return error_event(message) + (rest if separator else b"")
+    return error_event(message, True) + (rest if separator else b"")  # noqa: FBT003 - ErrorEvent

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from random import SystemRandom
 
 import structlog
@@ -21,6 +22,7 @@ from adapter_sync.errors import LoraServerError, RegistryReplacedError
 from adapter_sync.installation import open_installation
 from adapter_sync.intake import Intake
 from adapter_sync.registry import Registry
+from adapter_sync.registry.patience import REQUEST_PATIENCE_S
 from adapter_sync.secret_key import load_secret_key
 from adapter_sync.settings import Settings
 from adapter_sync.tiers import Tiers, load_tiers
@@ -108,7 +110,9 @@ async def open_services(
     settings: Settings, tiers: Tiers, limits: Limits
 ) -> AsyncIterator[Services]:
     """The gateway's parts, closed at the end. Raises ConfigurationError."""
-    registry = await to_thread.run_sync(open_installation, settings, tiers)
+    registry = await to_thread.run_sync(
+        partial(open_installation, settings, tiers, patience_s=REQUEST_PATIENCE_S)
+    )
     triton = TritonClient(
         f"{settings.triton_host}:{settings.triton_grpc_port}", settings.triton_metadata
     )

@@ -13,6 +13,7 @@ from gateway.errors import (
     AdapterNotReadyError,
     EngineFailedError,
     EngineRefusedError,
+    EngineUnavailableError,
     QueueFullError,
     QueueTimeoutError,
 )
@@ -29,8 +30,7 @@ _VALIDATION = re.compile(
 _PARAMETER = re.compile(r" \(parameter=\w+(?:, value=.*)?\)\Z", re.DOTALL)
 # Agents shorten their conversation when they see the code.
 _TOO_LONG = re.compile(r"maximum context length|exceeds the max_model_len")
-_ADAPTER_NOT_LOADED = "adapter_not_loaded"
-_QUEUE_FULL, _QUEUE_TIMEOUT = "queue_full", "queue_timeout"
+_QUEUE_ERRORS = {"queue_full": QueueFullError, "queue_timeout": QueueTimeoutError}
 _SERVER_ERROR = 500
 _UNAVAILABLE = 503
 
@@ -42,12 +42,13 @@ def engine_error(
     error = _error_of(payload)
     message = str(error.get("message") or f"The engine answered with the status {status}.")
     code = error["code"] if isinstance(error.get("code"), str) else None
-    if code == _ADAPTER_NOT_LOADED:
-        return AdapterNotReadyError(requested_model=served_name)
-    if code == _QUEUE_FULL:
-        return QueueFullError(message)
-    if code == _QUEUE_TIMEOUT:
-        return QueueTimeoutError(message)
+    match code:
+        case "adapter_not_loaded":
+            return AdapterNotReadyError(requested_model=served_name)
+        case "queue_full" | "queue_timeout":
+            return _QUEUE_ERRORS[code](message)
+        case "engine_unavailable":
+            return EngineUnavailableError()
     if status == _UNAVAILABLE:
         return TritonUnavailableError(message)
     if status >= _SERVER_ERROR:

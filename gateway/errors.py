@@ -14,6 +14,7 @@ What only the gateway raises, on top of the tree in adapter_sync.errors:
     ├── AdapterNotReadyError      the requested adapter is still loading
     ├── QueueFullError            too many of the tenant's requests wait for the engine
     ├── QueueTimeoutError         the request has waited for the engine as long as it may
+    ├── EngineUnavailableError    the base model's engine has died
     ├── EngineFailedError         vLLM failed
     ├── EngineTimeoutError        the engine did not answer in time
     ├── RequestDeadlineError      the request took longer than it may
@@ -35,16 +36,18 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from adapter_sync import errors
+from adapter_sync.foreign_errors import passing_fault
 from gateway.allowed_methods import allowed_methods
 
 NO_RETRY = MappingProxyType({"x-should-retry": "false"})
 RETRY_SOON = MappingProxyType({"retry-after": "1"})
+RETRY_WHEN_STARTED = MappingProxyType({"retry-after": "10"})
+RETRY_LATER = MappingProxyType({"retry-after": "60", **NO_RETRY})
 CLIENT_CLOSED_REQUEST = 499
 _METHOD_NOT_ALLOWED = 405
 _SERVER_ERROR = 500
 _UNEXPECTED = "The server had an error while processing your request. Please try again."
 _UNAVAILABLE = "The model server can't answer right now. Please try again shortly."
-_REGISTRY_UNAVAILABLE = "The server's registry can't be used right now. Please try again shortly."
 InvalidRequestCode = Literal[
     "array_above_max_length",
     "empty_array",
@@ -164,6 +167,15 @@ class QueueTimeoutError(errors.TransientError):
     """The request has waited for the engine as long as it may; the message is the engine's."""
 
     code = "server_is_overloaded"
+
+
+class EngineUnavailableError(errors.TransientError):
+    """The base model's engine has died, and is being started again."""
+
+    code = "engine_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The model is being restarted. Please try again shortly.")
 
 
 class EngineFailedError(errors.TransientError):
@@ -348,8 +360,13 @@ RULES: Mapping[type[errors.LoraServerError], Rule] = MappingProxyType(
         errors.ConfigurationError: _INTERNAL,
         errors.TransientError: _RETRYABLE,
         errors.RegistryReplacedError: Rule(
-            status=503, headers=RETRY_SOON, words=_REGISTRY_UNAVAILABLE
+            status=503, headers=RETRY_SOON, words=str(errors.RegistryUnavailableError())
         ),
+        errors.RegistryUnavailableError: Rule(status=503, headers=RETRY_SOON),
+        errors.StorageUnavailableError: Rule(status=503, headers=RETRY_SOON),
+        # Minutes, not seconds: somebody has to make room.
+        errors.StorageFullError: Rule(status=507, headers=RETRY_LATER),
+        EngineUnavailableError: Rule(status=503, headers=RETRY_WHEN_STARTED),
         errors.TritonUnavailableError: _RETRYABLE,
         errors.TritonRefusedError: _RETRYABLE,
         InvalidRequestError: Rule(status=400),
@@ -399,6 +416,8 @@ def _openai_answer(error: Exception, *, method: str, path: str) -> ErrorAnswer:
         return _validation_error(error)
     if isinstance(error, HTTPException):
         return _http_error(error, method=method, path=path)
+    if (fault := passing_fault(error)) is not None:
+        return _project_error(fault)
     return _answer(status=500, message=_UNEXPECTED, code="server_error")
 
 

@@ -100,7 +100,7 @@ async def _look(services: Services) -> tuple[list[str], dict[str, BaseModelHealt
     """What is missing, in words, and the base models that answer."""
     try:
         names = await to_thread.run_sync(services.base_models.by_name)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, TransientError):
         return ["the registry does not answer"], {}
     if not names:
         return ["no base model is registered"], {}

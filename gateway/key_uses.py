@@ -9,6 +9,7 @@ import structlog
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapter_sync.errors import TransientError
 from adapter_sync.record import ApiKey
 from adapter_sync.registry import Registry
 
@@ -48,6 +49,6 @@ class KeyUses:
             used, self._used = self._used, set()
             try:
                 await to_thread.run_sync(self._registry.note_key_uses, used, datetime.now(UTC))
-            except SQLAlchemyError:
+            except (SQLAlchemyError, TransientError):
                 self._log.warning("key_uses.not_written", count=len(used), exc_info=True)
             await asyncio.sleep(_PAUSE_S)

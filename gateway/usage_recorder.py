@@ -15,6 +15,7 @@ import structlog
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
+from adapter_sync.errors import TransientError
 from adapter_sync.record import Usage, UsageBatch, UsageKey
 from adapter_sync.registry import Registry
 from gateway.engine_client import TokenUsage
@@ -100,7 +101,7 @@ class UsageRecorder:
             ended = ending.is_set()
             try:
                 await self.flush()
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, TransientError) as error:
                 if not failed:
                     self._log.warning("usage.not_flushed", error=str(error))
                 failed = True

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,17 @@ class PostgresqlServer:
     """A running server that lets everybody in who finds its socket."""
 
     folder: Path
+    control: Callable[..., None]
+    """pg_ctl: its command and, to start, its options."""
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Be killed, and come back at the end."""
+        self.control("stop", "--mode=immediate")
+        try:
+            yield
+        finally:
+            self.control("start")
 
     def new_database(self) -> str:
         """SQLAlchemy's URL of an empty database."""
@@ -56,12 +67,17 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
         initdb = ("--pgdata", str(data), "--username=postgres", "--auth=trust", "--encoding=UTF8")
         _run(binaries / "initdb", *initdb, "--no-sync", "--locale=C.UTF-8")
         options = " ".join((*FAST, "-c", "listen_addresses=''", "-k", name))
-        control = ("--pgdata", str(data), "--wait", "--silent", "-t", READY_DEADLINE_S)
-        _run(binaries / "pg_ctl", "start", *control, "-o", options, "-l", str(folder / "log"))
+        words = ("--pgdata", str(data), "--wait", "--silent", "-t", READY_DEADLINE_S)
+
+        def control(command: str, *more: str) -> None:
+            start = ("-o", options, "-l", str(folder / "log")) if command == "start" else ()
+            _run(binaries / "pg_ctl", command, *words, *start, *more)
+
+        control("start")
         try:
-            yield PostgresqlServer(folder=folder)
+            yield PostgresqlServer(folder=folder, control=control)
         finally:
-            _run(binaries / "pg_ctl", "stop", *control, "--mode=immediate")
+            control("stop", "--mode=immediate")
 
 
 def _binaries(folder: Path) -> Path:

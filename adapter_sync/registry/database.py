@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from adapter_sync.errors import ConfigurationError
 from adapter_sync.registry.migrations import upgrade
+from adapter_sync.registry.patience import PATIENCE_S
 from adapter_sync.registry.postgresql import PostgresqlBackend
 from adapter_sync.registry.sqlite import SqliteBackend
 from adapter_sync.registry.tables import change_counter
@@ -79,12 +80,14 @@ class Database:
         return self._backend.place
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, *, patience_s: float = PATIENCE_S) -> Self:
         """The database at the newest schema; an SQLite file is created where there is none.
+
+        Who finds it locked, or all of its connections taken, waits for `patience_s`.
 
         Raises ConfigurationError when it can't be opened.
         """
-        backend = _backend(url)
+        backend = _backend(url, patience_s)
         database = cls(backend)
         try:
             with backend.schema_lock(), database.writing() as connection:
@@ -173,7 +176,7 @@ def select_change_counter(connection: Connection) -> int:
     return value
 
 
-def _backend(url: str) -> Backend:
+def _backend(url: str, patience_s: float) -> Backend:
     """Raises ConfigurationError for a URL of no database that is known here."""
     try:
         parsed = make_url(url)
@@ -181,9 +184,9 @@ def _backend(url: str) -> Backend:
         raise ConfigurationError(f"The registry's URL can't be read: {error}") from error
     match parsed.get_backend_name():
         case "sqlite":
-            return SqliteBackend(parsed)
+            return SqliteBackend(parsed, patience_s=patience_s)
         case "postgresql":
-            return PostgresqlBackend(parsed)
+            return PostgresqlBackend(parsed, patience_s=patience_s)
     raise ConfigurationError(
         "The registry's URL has to be postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or "
         f"sqlite:///FILE; it is {parsed.render_as_string(hide_password=True)}."

@@ -10,12 +10,15 @@ import structlog
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 
+from adapter_sync.registry.patience import PATIENCE_S
+
 log = structlog.get_logger(__name__)
 
 # Of each process, and few: a server takes 100 connections unless told otherwise.
 CONNECTIONS = 10
-CONNECT_TIMEOUT_S = 10
-LOCK_TIMEOUT_S = 30
+ANSWER_S = 5.0
+"""How much longer than for a lock a statement's answer may take. A server that was stopped never
+says that it is not there: only the client's clock tells."""
 IDLE_TIMEOUT_S = 60
 """A process that is stopped in mid-transaction must not hold up the others for ever."""
 WRITE_LOCK = 0x4C6F5241
@@ -23,40 +26,65 @@ WRITE_LOCK = 0x4C6F5241
 CHANNEL = "lora_registry_written"
 _LISTENING = {
     "autocommit": True,
-    "connect_timeout": CONNECT_TIMEOUT_S,
+    "connect_timeout": 10,
     # It says nothing itself: what lies between must not forget it, or it would never notice.
     "keepalives_idle": 60,
 }
 """Unless the URL says otherwise."""
 _WRITES = "registry_writes"
-_SESSION = {
-    "lock_timeout": LOCK_TIMEOUT_S,
-    "idle_in_transaction_session_timeout": IDLE_TIMEOUT_S,
-}
+
+
+class _ImpatientConnection(psycopg.Connection[Any]):
+    """A connection that is given up when the server does not answer in time."""
+
+    answer_within_s = 2 * PATIENCE_S
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Raise OperationalError when the server has not answered in time."""
+        try:
+            return super().wait(gen, interval, timeout or self.answer_within_s)
+        except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - it has no public name
+            self.pgconn.finish()
+            waited = f"within {self.answer_within_s:g} s"
+            raise psycopg.OperationalError(f"the server did not answer {waited}") from error
 
 
 class PostgresqlBackend:
     """A registry in a database of its own on a PostgreSQL server, through psycopg."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, patience_s: float) -> None:
+        """Who finds the database locked, or all connections taken, waits for `patience_s`."""
+        self._patience_s = patience_s
+        self._is_open = False
         self.place = url.render_as_string(hide_password=True)
         self.engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
             connect_args={
-                "connect_timeout": CONNECT_TIMEOUT_S,
-                "options": " ".join(f"-c {name}={s}s" for name, s in _SESSION.items()),
+                "connect_timeout": max(2, round(patience_s)),
+                "options": f"-c lock_timeout={patience_s:g}s "
+                f"-c idle_in_transaction_session_timeout={IDLE_TIMEOUT_S}s",
             },
             pool_size=CONNECTIONS,
+            pool_timeout=patience_s,
             max_overflow=0,
             # The server may have been started anew since the connection was used last.
             pool_pre_ping=True,
         )
+        event.listen(self.engine, "do_connect", self._connect)
         event.listen(self.engine, "begin", _begin)
         event.listen(self.engine, "before_cursor_execute", _without_nul, retval=True)
         self.reading: Engine = self.engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self.writing: Engine = self.engine.execution_options(**{_WRITES: True})
+
+    def _connect(
+        self, _dialect: object, _record: object, arguments: Any, options: Any
+    ) -> psycopg.Connection[Any]:
+        connection = _ImpatientConnection.connect(*arguments, **options)
+        if self._is_open:
+            connection.answer_within_s = self._patience_s + ANSWER_S
+        return connection
 
     @contextmanager
     def schema_lock(self) -> Iterator[None]:
@@ -70,10 +98,12 @@ class PostgresqlBackend:
         """The server has told every Watch already."""
 
     def opened(self) -> None:
-        """Nothing to remember: the server tells where its database is."""
+        """From now on statements are short ones: those of an upgrade may take long."""
+        self._is_open = True
+        self.engine.dispose()
 
     def check_place(self) -> None:
-        """Nothing to check, for the same reason."""
+        """Nothing to check: the server tells where its database is."""
 
     def watch(self) -> "ChannelWatch":
         """Wakes who waits for writing transactions."""

@@ -99,6 +99,7 @@ from adapter_sync.registry.nodes import (
     select_residencies,
     upsert_node,
 )
+from adapter_sync.registry.patience import PATIENCE_S
 from adapter_sync.registry.revisions import (
     contents_with_blob,
     earlier_revision,
@@ -132,13 +133,13 @@ class Registry:
         self._has_pending_fetch = Remembered(database, is_pending)
 
     @classmethod
-    def open(cls, url: str, tiers: Tiers | None = None) -> Self:
+    def open(cls, url: str, tiers: Tiers | None = None, *, patience_s: float = PATIENCE_S) -> Self:
         """The registry at SQLAlchemy's URL, made when it isn't there and at the newest schema.
 
-        Without `tiers` it goes by the built-in ones. Safe when several processes open it at once.
-        Raises ConfigurationError.
+        Without `tiers` it goes by the built-in ones. Who finds the database locked waits for
+        `patience_s`. Safe when several processes open it at once. Raises ConfigurationError.
         """
-        return cls(Database.open(url), tiers or load_tiers())
+        return cls(Database.open(url, patience_s=patience_s), tiers or load_tiers())
 
     def acting_as(self, actor: str) -> Self:
         """The same registry, with the same connections, for another actor."""

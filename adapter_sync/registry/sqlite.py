@@ -15,10 +15,10 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
 from adapter_sync.errors import ConfigurationError, RegistryReplacedError
+from adapter_sync.registry.patience import PATIENCE_S
 
 log = structlog.get_logger(__name__)
 
-BUSY_TIMEOUT_S = 30.0
 # As many as the gateway's thread pool has threads, so that none waits for a connection.
 CONNECTIONS = 40
 _WRITES = "registry_writes"
@@ -27,15 +27,18 @@ _WRITES = "registry_writes"
 class SqliteBackend:
     """A registry in one file, made where there is none."""
 
-    def __init__(self, url: URL) -> None:
-        """Raise ConfigurationError for a URL that names no file."""
+    def __init__(self, url: URL, *, patience_s: float) -> None:
+        """Raise ConfigurationError for a URL that names no file.
+
+        Who finds the database locked waits for `patience_s`.
+        """
         if url.database in (None, "", ":memory:"):
             raise ConfigurationError(
                 f"The registry's URL has to name a file, sqlite:///FILE; it is {url}."
             )
         self._file = Path(str(url.database))
         self.place = str(self._file)
-        self.engine = self.reading = sqlite_engine(self._file)
+        self.engine = self.reading = sqlite_engine(self._file, patience_s=patience_s)
         self.writing = writing(self.engine)
         self._looking = threading.Lock()
         self._looker: sqlite3.Connection | None = None
@@ -146,7 +149,7 @@ def _bell(database: Path) -> Path:
     return database.with_name(f"{database.name}.written")
 
 
-def sqlite_engine(file: Path) -> Engine:
+def sqlite_engine(file: Path, *, patience_s: float = PATIENCE_S) -> Engine:
     """An engine in WAL mode with foreign keys on.
 
     The driver's own transactions are off, because they begin too late: a write that begins with
@@ -154,7 +157,8 @@ def sqlite_engine(file: Path) -> Engine:
     """
     engine = create_engine(
         URL.create("sqlite", database=str(file)),
-        connect_args={"timeout": BUSY_TIMEOUT_S},
+        connect_args={"timeout": patience_s},
+        pool_timeout=patience_s,
         pool_size=CONNECTIONS,
         max_overflow=0,
     )

@@ -11,7 +11,13 @@ from pydantic import TypeAdapter
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from adapter_sync.errors import InvalidApiKeyError, LoraServerError
+from adapter_sync.errors import (
+    InvalidApiKeyError,
+    LoraServerError,
+    RegistryUnavailableError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 from gateway.auth import needs_admin_key, needs_key
 from gateway.errors import (
     ErrorEnvelope,
@@ -175,7 +181,8 @@ def _implied_errors(
 ) -> Iterator[type[LoraServerError]]:
     yield LoraServerError
     if _security(route.path):
-        yield InvalidApiKeyError
+        yield from (InvalidApiKeyError, RegistryUnavailableError)
+        yield from (StorageFullError, StorageUnavailableError)
     if operation.body is not None:
         yield from (InvalidRequestError, RequestTooLargeError, RequestTimeoutError)
     elif takes_query:

@@ -141,7 +141,8 @@ def test_the_gateway_is_live_and_ready(gateway: Gateway) -> None:
     ready = httpx.get(gateway.url + "/health/ready")
     assert (live.status_code, live.json()) == (200, {"status": "live"})
     assert ready.status_code == 200
-    assert ready.json() == {"status": "ready", "base_models": {"tiny": {"proof_age_s": 0.5}}}
+    assert ready.json()["status"] == "ready"
+    assert ready.json()["base_models"]["tiny"] == {"proof_age_s": 0.5}
 
 
 def test_the_gateway_is_live_but_not_ready_while_an_engine_is_dead(gateway: Gateway) -> None:
@@ -167,4 +168,5 @@ def test_a_base_model_that_loads_for_the_first_time_leaves_the_others_ready(
     finally:
         gateway.registry.remove_base_model(STARTING_BASE_MODEL)
     assert ready.status_code == 200
-    assert ready.json()["base_models"].keys() == {"tiny"}
+    assert "tiny" in ready.json()["base_models"]
+    assert STARTING_BASE_MODEL not in ready.json()["base_models"]
