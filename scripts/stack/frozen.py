@@ -51,7 +51,10 @@ class Liveness:
         self._next_at = 0.0
 
     def is_lost(self) -> bool:
-        """Ask, if it is time to; whether no question was answered for LOST_S."""
+        """Ask, if it is time to; whether no question was answered for LOST_S.
+
+        That is told once: what takes the lost one's place has to answer first.
+        """
         if self._clock() < self._next_at:
             return False
         if self._answers():
@@ -59,7 +62,10 @@ class Liveness:
         else:
             self._unanswered += 1
         self._next_at = self._clock() + QUESTION_PERIOD_S
-        return self._answered_before and self._unanswered * QUESTION_PERIOD_S > LOST_S
+        lost = self._answered_before and self._unanswered * QUESTION_PERIOD_S > LOST_S
+        if lost:
+            self._answered_before = False
+        return lost
 
     def _answers(self) -> bool:
         connection = HTTPConnection(*self._address, timeout=ANSWER_WITHIN_S)

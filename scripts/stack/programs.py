@@ -1,15 +1,18 @@
 """Supervisord's programs, over its XML-RPC API. http://supervisord.org/api.html."""
 
 import contextlib
+import socket as sockets
 import xmlrpc.client
 from dataclasses import dataclass
-from http.client import HTTPException
+from functools import partial
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import SupervisorTransport
 
+ANSWER_WITHIN_S = 5.0
 _ANSWERS_NOT = (OSError, HTTPException, xmlrpc.client.Error)
 
 
@@ -48,8 +51,18 @@ class Programs:
     def _ask(self, method: str, *arguments: Any) -> Any:
         # A transport of its own each time: one whose connection failed can't be used again.
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        transport._get_connection = partial(_connection, self._socket)  # noqa: SLF001 - for its deadline
         # The address is the transport's; this one only has to look like one.
         proxy: Any = xmlrpc.client.ServerProxy("http://supervisor", transport=transport)
         with contextlib.suppress(*_ANSWERS_NOT), contextlib.closing(transport):
             return getattr(proxy.supervisor, method)(*arguments)
         return None
+
+
+def _connection(socket: Path) -> HTTPConnection:
+    """One with a deadline: a supervisord that is stopped takes connections and never answers."""
+    connection = HTTPConnection("localhost")
+    connection.sock = sockets.socket(sockets.AF_UNIX)
+    connection.sock.settimeout(ANSWER_WITHIN_S)
+    connection.sock.connect(str(socket))
+    return connection

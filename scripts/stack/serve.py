@@ -313,8 +313,8 @@ def say(text: str) -> None:
 
 
 def supervisor_socket(settings: "Settings") -> Path:
-    """Where supervisord is asked about its programs."""
-    return settings.socket_folder / "supervisor.sock"
+    """Where supervisord is asked about its programs: no *.sock, which stack.triton clears away."""
+    return settings.socket_folder / "supervisord"
 
 
 def is_ready(settings: "Settings") -> bool:
