@@ -25,16 +25,22 @@ _UNAVAILABLE = frozenset(
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE),
     }
 )
+_SQLITE_PASSING = frozenset(
+    {
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
+    }
+)
 
 
 def passing_fault(error: BaseException) -> TransientError | None:
     """The fault as an error of ours; None for an error that is no fault of disk or database."""
     if isinstance(error, TransientError):
         return error
-    if isinstance(error, DBAPIError) and _is_full(error.orig):
-        return StorageFullError()
-    if isinstance(error, PoolTimeoutError | InterfaceError | OperationalError):
+    if isinstance(error, PoolTimeoutError):
         return RegistryUnavailableError()
+    if isinstance(error, DBAPIError):
+        return _database_fault(error)
     if isinstance(error, OSError) and error.errno in _FULL:
         return StorageFullError()
     if isinstance(error, OSError) and error.errno in _UNAVAILABLE:
@@ -42,7 +48,14 @@ def passing_fault(error: BaseException) -> TransientError | None:
     return None
 
 
-def _is_full(error: BaseException | None) -> bool:
-    if isinstance(error, sqlite3.Error):
-        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    return isinstance(error, postgresql.DiskFull)
+def _database_fault(error: DBAPIError) -> TransientError | None:
+    if isinstance(error.orig, sqlite3.Error):
+        # https://www.sqlite.org/rescode.html; the low byte is the primary code.
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return StorageFullError()
+        return RegistryUnavailableError() if code in _SQLITE_PASSING else None
+    if isinstance(error.orig, postgresql.DiskFull):
+        return StorageFullError()
+    is_passing = isinstance(error, InterfaceError | OperationalError)
+    return RegistryUnavailableError() if is_passing else None

@@ -100,6 +100,17 @@ class Settings(BaseSettings):
     lora_request_timeout_s: float = Field(
         default=1800, gt=0, description="how long a request for tokens may take, in seconds"
     )
+    lora_stop_notice_s: float = Field(
+        default=2,
+        ge=0,
+        description="how long a gateway that stops goes on serving while it says that it is not "
+        "ready, in seconds",
+    )
+    lora_stop_within_s: float = Field(
+        default=120,
+        ge=1,
+        description="how long requests under way may take when the gateway stops, in seconds",
+    )
     lora_triton_key: Annotated[SecretStr, AfterValidator(_strong)] | None = Field(
         default=None,
         description="the key that Triton's own ports ask for, 32 characters or more; without it "

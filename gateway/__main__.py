@@ -11,7 +11,6 @@ from adapter_sync.logs import configure_logs
 from adapter_sync.settings import Settings, load_settings
 from adapter_sync.tiers import load_tiers
 
-_STOP_AFTER_S = 20
 _KEEP_ALIVE_S = 75
 """Longer than clients keep an idle connection: httpx, and so the openai SDK, uses one up to 5 s.
 
@@ -42,7 +41,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_STOP_AFTER_S,
+        timeout_graceful_shutdown=round(settings.lora_stop_within_s),
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_worker_healthcheck=_SILENT_S,
     )

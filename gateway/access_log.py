@@ -3,6 +3,7 @@
 `scope["state"]["log_fields"]` takes more fields, `scope["state"]["error"]` the error answered.
 """
 
+import asyncio
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import CLIENT_CLOSED_REQUEST, answer_for
+from gateway.errors import CLIENT_CLOSED_REQUEST, ServerStoppingError, answer_for
 
 _UNEXPECTED = 500
 _PROCESSING_HEADER = "openai-processing-ms"
@@ -35,6 +36,12 @@ class AccessLog:
         answered = _Answered(send)
         try:
             await self._app(scope, receive, answered.send)
+        except asyncio.CancelledError:
+            # The server stops, and this request has taken longer than it waits.
+            if answered.status is None:
+                answer = answer_for(ServerStoppingError(), path=scope["path"])
+                await answer.response()(scope, receive, answered.send)
+            raise
         except Exception as error:  # noqa: BLE001  # logged below, with its traceback
             scope["state"]["error"] = error
             if answered.status is None:

@@ -47,6 +47,7 @@ from gateway.rate_limits import RateLimits
 from gateway.request_id import RequestId
 from gateway.revisions import list_revisions, roll_back_adapter
 from gateway.services import Services
+from gateway.stopping import Stopping
 from gateway.triton import TritonClient
 from gateway.upload import upload_adapter
 from gateway.usage import show_usage
@@ -138,6 +139,7 @@ async def open_services(
             random=SystemRandom(),
             admin_key=settings.lora_admin_key,
             key_uses=KeyUses(registry),
+            stopping=Stopping(),
             has_answered=set(),
         )
         async with usage.flushing():
@@ -178,6 +180,7 @@ def _lifespan(
             services.key_uses.written(),
             _ending_when_replaced(services.registry),
         ):
-            yield {"services": services}
+            with services.stopping.on_signals(settings.lora_stop_notice_s):
+                yield {"services": services}
 
     return lifespan

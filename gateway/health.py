@@ -98,6 +98,8 @@ async def ping(services: CurrentServices) -> Response:
 
 async def _look(services: Services) -> tuple[list[str], dict[str, BaseModelHealth]]:
     """What is missing, in words, and the base models that answer."""
+    if services.stopping.is_set:
+        return ["the server is stopping"], {}
     try:
         names = await to_thread.run_sync(services.base_models.by_name)
     except (SQLAlchemyError, TransientError):

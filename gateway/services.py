@@ -15,6 +15,7 @@ from gateway.engine_client import EngineClient
 from gateway.key_uses import KeyUses
 from gateway.limits import Limits
 from gateway.rate_limits import RateLimits
+from gateway.stopping import Stopping
 from gateway.usage_recorder import UsageRecorder
 
 
@@ -41,6 +42,7 @@ class Services:
     random: Random
     admin_key: SecretStr | None
     key_uses: KeyUses
+    stopping: Stopping
     has_answered: set[str]
     """The base models whose engines were alive at some look of /health/ready."""
 

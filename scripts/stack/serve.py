@@ -30,6 +30,7 @@ LOOK_PERIOD_S = 1.0
 START_TRIES = 3
 """How often supervisord tries to start a program that ends within STARTED_S, in a row."""
 STARTED_S = 5
+END_S = 15
 TRY_AGAIN_S = 10.0
 """When a program is tried again that supervisord has given up."""
 CONFIG_FILE = "config.pbtxt"
@@ -54,6 +55,9 @@ settings, from the environment or a .env file in the checkout (relative folders 
   LORA_REQUEST_TIMEOUT_S
                        how long a request for tokens may take (default: 1800); a client asks for
                        less in the x-request-timeout header
+  LORA_STOP_NOTICE_S   how long a gateway that stops still serves while it says that it is not
+                       ready (default: 2)
+  LORA_STOP_WITHIN_S   how long requests under way may then take (default: 120)
   LORA_TRITON_KEY      what Triton's own ports ask for in the header lora-triton-key; without it
                        they ask for nothing
   GATEWAY_HOST         default 127.0.0.1
@@ -329,6 +333,11 @@ def is_ready(settings: "Settings") -> bool:
         connection.close()
 
 
+def gateway_stop_s(settings: "Settings") -> int:
+    """How long the gateway may take to stop, what it writes at its end included."""
+    return round(settings.lora_stop_notice_s + settings.lora_stop_within_s) + END_S
+
+
 def supervisord_configuration(settings: "Settings", control: str) -> str:
     """One program a part; all of them log to this process's own output."""
     folder = str(settings.lora_data_dir).replace("%", "%%")
@@ -336,7 +345,7 @@ def supervisord_configuration(settings: "Settings", control: str) -> str:
     programs = {
         "triton": (f"-m stack.triton --control={control}", 60),
         "adapter_sync": (f"-m adapter_sync --control={control}", 20),
-        "gateway": ("-m gateway", 30),
+        "gateway": ("-m gateway", gateway_stop_s(settings)),
     }
     # Plain HTTP downloads tell how far they are, can be broken off, and name their errors.
     environments = {"adapter_sync": 'environment=HF_HUB_DISABLE_XET="1"\n'}

@@ -26,12 +26,13 @@ from adapter_sync.installation import check_installation
 from adapter_sync.record import BaseModel
 from adapter_sync.registry import Registry
 from adapter_sync.settings import Settings
+from gateway.stopping import ONE_STOP_S
 from tests.stack_process import wait_for
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 120
 COMMAND = (sys.executable, "-m", "gateway")
-IMPATIENT = (sys.executable, "-c", "import gateway.__main__ as g; g._STOP_AFTER_S = 1; g.main()")
+IMPATIENT = {"LORA_STOP_NOTICE_S": "0", "LORA_STOP_WITHIN_S": "1"}
 
 
 def _free_port() -> int:
@@ -191,7 +192,7 @@ def test_a_stream_that_outlives_the_stop_is_told(tmp_path: Path, triton_port: in
     key = _prepare(tmp_path)
     body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "goes on"}]}
     with (
-        _running(tmp_path, triton_port, command=IMPATIENT) as (url, process),
+        _running(tmp_path, triton_port, settings=IMPATIENT) as (url, process),
         httpx.stream(
             "POST",
             f"{url}/v1/chat/completions",
@@ -206,6 +207,68 @@ def test_a_stream_that_outlives_the_stop_is_told(tmp_path: Path, triton_port: in
         assert process.wait(PATIENCE_S) == -signal.SIGTERM
     error = json.loads(last.removeprefix(b"data: "))["error"]
     assert error["message"].startswith("The server is restarting")
+
+
+def test_a_whole_answer_that_outlives_the_stop_is_a_503(tmp_path: Path, triton_port: int) -> None:
+    key = _prepare(tmp_path)
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "goes on"}]}
+    with (
+        _running(tmp_path, triton_port, settings=IMPATIENT) as (url, process),
+        ThreadPoolExecutor() as pool,
+    ):
+        headers = {"authorization": f"Bearer {key}"}
+        asked = pool.submit(
+            httpx.post, f"{url}/v1/chat/completions", headers=headers, json=body, timeout=PATIENCE_S
+        )
+        wait_for(lambda: _established(process.pid) > 0, "the request")
+        process.send_signal(signal.SIGTERM)
+        answer = asked.result()
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"].startswith("The server is restarting")
+    assert "retry-after" in answer.headers
+
+
+def _established(pid: int) -> int:
+    connections = psutil.Process(pid).net_connections("tcp")
+    return sum(each.status == psutil.CONN_ESTABLISHED for each in connections)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_gateway_that_stops_is_not_ready_first_and_ends_what_it_has(
+    tmp_path: Path, triton_port: int, workers: str
+) -> None:
+    key = _prepare(tmp_path)
+    headers = {"authorization": f"Bearer {key}"}
+    settings = {"LORA_STOP_NOTICE_S": "5", "GATEWAY_WORKERS": workers}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
+    with _running(tmp_path, triton_port, settings=settings) as (url, process):
+        wait_for(lambda: httpx.get(f"{url}/health/ready").status_code == 200, "readiness")
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: httpx.get(f"{url}/health/ready").status_code == 503, "the notice")
+        assert httpx.get(f"{url}/health/ready").json()["missing"] == ["the server is stopping"]
+        # Whoever has not heard of it yet is served.
+        assert httpx.get(f"{url}/health/live").status_code == 200
+        served = httpx.post(f"{url}/v1/chat/completions", headers=headers, json=body)
+        assert served.status_code == 200
+        process.wait(PATIENCE_S)
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, triton_port: int) -> None:
+    key = _prepare(tmp_path)
+    body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "goes on"}]}
+    settings = {"LORA_STOP_NOTICE_S": "0", "LORA_STOP_WITHIN_S": "3600"}
+    headers = {"authorization": f"Bearer {key}"}
+    with (
+        _running(tmp_path, triton_port, settings=settings) as (url, process),
+        httpx.stream("POST", f"{url}/v1/chat/completions", headers=headers, json=body) as answer,
+    ):
+        pieces = answer.iter_bytes()
+        next(pieces)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(ONE_STOP_S + 0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE_S)
 
 
 def test_what_a_killed_gateway_left_of_an_upload_is_gone_when_it_is_back(tmp_path: Path) -> None:
