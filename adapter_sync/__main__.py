@@ -58,7 +58,7 @@ def run(control: str) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    lock = try_lock(settings.staging_folder / "adapter_sync.lock")
+    lock = try_lock(settings.adapter_sync_lock)
     if lock is None:
         print("adapter_sync: another one runs on this data folder", file=sys.stderr)
         return 1

@@ -166,6 +166,13 @@ class FolderBlobStore:
             blob.rename(self._trash / digest)
         (self._verified / digest).unlink(missing_ok=True)
 
+    def find(self, digest: str) -> Path:
+        """The blob's file, where it is, be it in the trash. Raises FileNotFoundError."""
+        for file in (self._blob(digest), self._trash / digest):
+            if file.is_file():
+                return file
+        raise FileNotFoundError(f"There is no blob {digest}.")
+
     def empty_trash(self, grace_s: float) -> int:
         """Delete what has been in the trash for `grace_s`, and say how many.
 

@@ -70,9 +70,10 @@ def adopt_blobs(registry: Registry, blobs_folder: Path, staging: Path) -> str:
 def _mismatch(registry: Registry, folder: Path, found: str) -> ConfigurationError:
     return ConfigurationError(
         f"The registry {registry.place} and the blobs in {folder} don't belong together: {found}. "
-        "Set LORA_REGISTRY_URL and LORA_DATA_DIR right, or put the right registry back from a "
-        "back-up. To use this registry with these blobs all the same, run `loractl adopt-blobs`; "
-        "blobs that the registry doesn't name are then deleted after LORA_BLOB_TRASH_HOURS."
+        "Set LORA_REGISTRY_URL and LORA_DATA_DIR right, or put the right registry back with "
+        "`loractl restore`. To use this registry with these blobs all the same, run "
+        "`loractl adopt-blobs`; blobs that the registry doesn't name are then deleted after "
+        "LORA_BLOB_TRASH_HOURS."
     )
 
 

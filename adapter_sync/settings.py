@@ -164,6 +164,16 @@ class Settings(BaseSettings):
         return self.lora_data_dir / "staging"
 
     @property
+    def serve_lock(self) -> Path:
+        """Held by scripts/serve while it runs."""
+        return self.lora_data_dir / "serve.lock"
+
+    @property
+    def adapter_sync_lock(self) -> Path:
+        """Held by adapter_sync while it runs."""
+        return self.staging_folder / "adapter_sync.lock"
+
+    @property
     def rate_limits_folder(self) -> Path:
         """What the workers of one gateway count together, for as long as it runs."""
         return self.lora_data_dir / "rate-limits" / f"{socket.gethostname()}-{self.gateway_port}"

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="loractl",
-        description="Makes, lists and ends tenants, their keys and their adapters.",
+        description="Makes, lists and ends tenants, their keys and their adapters; backs them up.",
         epilog="example: loractl tenant create acme --tier shared",
     )
     areas = parser.add_subparsers(required=True, metavar="AREA")
@@ -44,7 +44,37 @@ def _parser() -> argparse.ArgumentParser:
         summary="make the blobs folder the registry's, though a start refuses the two",
         example="loractl adopt-blobs",
     )
+    _add_backup(areas)
     return parser
+
+
+def _add_backup(areas: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    backup = _command(
+        areas,
+        "backup",
+        runs="backup",
+        summary="back the registry and the secret key up, also while serving",
+        example="loractl backup /backups/monday --with-blobs",
+    )
+    backup.add_argument("folder", metavar="FOLDER", type=Path, help="a new folder")
+    backup.add_argument(
+        "--with-blobs",
+        action="store_true",
+        help="the adapters' files too: hard links on the same file system, else copies",
+    )
+    restore = _command(
+        areas,
+        "restore",
+        runs="restore",
+        summary="put a back-up in place of what the installation has, while it is not served",
+        example="loractl restore /backups/monday",
+    )
+    restore.add_argument("folder", metavar="FOLDER", type=Path, help="what `backup` made")
+    restore.add_argument(
+        "--force",
+        action="store_true",
+        help="also over a registry that is not empty, and without the blobs that are missing",
+    )
 
 
 def _add_base_model(area: argparse.ArgumentParser) -> None:

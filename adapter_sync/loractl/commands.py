@@ -7,13 +7,14 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 
 import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from adapter_sync.backup import Backed, back_up, restore
 from adapter_sync.blobs import FolderBlobStore
 from adapter_sync.errors import LoraServerError
 from adapter_sync.installation import adopt_blobs
@@ -214,6 +215,31 @@ def _adopt_blobs(installation: Installation, _arguments: Namespace) -> Outcome:
     )
 
 
+def _back_up(installation: Installation, arguments: Namespace) -> Outcome:
+    made = back_up(
+        installation.registry,
+        installation.settings,
+        arguments.folder,
+        with_blobs=arguments.with_blobs,
+    )
+    return _backed(made, f"Backed up to {arguments.folder}")
+
+
+def _restore(installation: Installation, arguments: Namespace) -> Outcome:
+    made = restore(
+        installation.registry, installation.settings, arguments.folder, force=arguments.force
+    )
+    return _backed(made, f"Restored from {arguments.folder}")
+
+
+def _backed(made: Backed, done: str) -> Outcome:
+    return Outcome(
+        document=asdict(made),
+        text=f"{done}: the registry names {made.blobs} blobs, {made.size_bytes} bytes.",
+        notes=tuple(f"warning: the blob {digest} is missing" for digest in made.missing),
+    )
+
+
 def _upload_adapter(installation: Installation, arguments: Namespace) -> Outcome:
     tenant = installation.registry.tenant(arguments.tenant)
     adapter = _accept(installation, tenant, arguments)
@@ -305,5 +331,7 @@ _COMMANDS: Mapping[str, Callable[[Installation, Namespace], Outcome]] = MappingP
         "adapters upload": _upload_adapter,
         "adapters delete": _delete_adapter,
         "adopt-blobs": _adopt_blobs,
+        "backup": _back_up,
+        "restore": _restore,
     }
 )

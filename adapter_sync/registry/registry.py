@@ -4,7 +4,9 @@ Each method is one transaction. Any thread of any process may call any of them a
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from datetime import date, datetime
+from pathlib import Path
 from typing import Self
 
 from sqlalchemy import Connection
@@ -72,6 +74,7 @@ from adapter_sync.registry.base_models import (
     select_base_models,
     upsert_base_model,
 )
+from adapter_sync.registry.copying import copy_rows, is_empty, make_anew
 from adapter_sync.registry.database import Database, Remembered, Watch, select_change_counter
 from adapter_sync.registry.fetches import (
     ClaimedFetch,
@@ -166,6 +169,30 @@ class Registry:
             if known is None:
                 insert_installation_id(connection, proposed)
             return known or proposed
+
+    def copy_to(self, file: Path) -> None:
+        """Copy everything, as it is at one moment, into an SQLite file that is not there yet."""
+        with (
+            closing(Database.open(f"sqlite:///{file}")) as copy,
+            self._database.reading() as source,
+            copy.writing() as target,
+        ):
+            copy_rows(source, target)
+
+    def replace_by(self, file: Path) -> None:
+        """Put what an SQLite file has in place of everything, or nothing after an error."""
+        with (
+            closing(Database.open(f"sqlite:///{file}")) as copy,
+            copy.reading() as source,
+            self._database.writing() as target,
+        ):
+            make_anew(target)
+            copy_rows(source, target)
+
+    def is_empty(self) -> bool:
+        """Whether nobody has put anything in."""
+        with self._database.reading() as connection:
+            return is_empty(connection)
 
     def named_blobs(self) -> set[str]:
         """The digest of every blob that a revision names."""

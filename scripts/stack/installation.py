@@ -37,7 +37,7 @@ def shared_memory_prefix(settings: Settings) -> str:
 
 def lock(settings: Settings) -> IO[str] | None:
     """Hold the data folder for this process, or None when another one has it."""
-    return try_lock(settings.lora_data_dir / "serve.lock")
+    return try_lock(settings.serve_lock)
 
 
 def taken_ports(settings: Settings) -> list[str]:
