@@ -199,4 +199,4 @@ def engine_adapters_of(stack: Stack, adapter_id: str) -> list[str]:
 
 
 def blobs(stack: Stack) -> set[str]:
-    return {path.name for path in (stack.data / "blobs").rglob("*") if path.is_file()}
+    return {path.name for path in (stack.data / "blobs").glob("??/*")}

@@ -22,7 +22,7 @@ def leftovers(
     Blobs that no revision uses, staged files and requests in flight are told whoever's they are.
     """
     rows, used = _rows(stack, ids, tenant_ids)
-    blobs = {each.name for each in stack.data.joinpath("blobs").rglob("*") if each.is_file()}
+    blobs = {each.name for each in stack.data.joinpath("blobs").glob("??/*")}
     lora_map = json.loads((stack.companion / LORA_MAP_FILE).read_text())
     status = stack.engine()
     found = {
