@@ -5,6 +5,8 @@ import sys
 
 import structlog
 
+from adapter_sync.repetitions import Repetitions
+
 
 def configure_logs() -> None:
     """Send structlog's events and the libraries' records to the same place in the same form."""
@@ -13,6 +15,7 @@ def configure_logs() -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _WithoutRepeatedTracebacks(),
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -35,3 +38,30 @@ def configure_logs() -> None:
     # They tell each address that they ask for: a signed one opens a private file.
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
+
+
+class _WithoutRepeatedTracebacks:
+    """A structlog processor: of an event's tracebacks the first, and then one a minute.
+
+    The lines themselves stay, with the error in a word, and say how many tracebacks were left out.
+    """
+
+    def __init__(self) -> None:
+        self._repetitions = Repetitions()
+
+    def __call__(
+        self, _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        told = event.get("exc_info")
+        error = sys.exc_info()[1] if told is True else told
+        if isinstance(error, tuple):
+            error = error[1]
+        if not isinstance(error, BaseException):
+            return event
+        left_out = self._repetitions.count((event.get("event"), type(error)))
+        if left_out is None:
+            del event["exc_info"]
+            event.setdefault("error", repr(error))
+        elif left_out:
+            event["tracebacks_left_out"] = left_out
+        return event

@@ -7,6 +7,7 @@ https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/pyt
 import asyncio
 import json
 import locale
+import logging
 import os
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from adapter_sync.repetitions import OnceAMinute
 from engine.channels import Channels, Message
 from engine.engine_arguments import read_admission, read_engine_arguments, read_max_step_s
 from engine.handover import socket_path
@@ -40,6 +42,7 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Start the engine and its adapters; Triton reports READY when this returns."""
         _use_utf8()
+        _tell_repeated_failures_once()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
         self._thread.start()
@@ -119,6 +122,13 @@ class TritonPythonModel:
 def _input(request: Any, name: str) -> "NDArray[Any] | None":
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()
+
+
+def _tell_repeated_failures_once() -> None:
+    """Where the engine is broken each request has a traceback, of ours and of vLLM's."""
+    handlers = [*logging.getLogger().handlers, *logging.getLogger("vllm").handlers]
+    for handler in filter(None, [*handlers, logging.lastResort]):
+        handler.addFilter(OnceAMinute())
 
 
 def _use_utf8() -> None:
