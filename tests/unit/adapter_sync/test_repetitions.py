@@ -47,8 +47,8 @@ def test_only_the_first_traceback_of_a_place_is_told() -> None:
     log.propagate = False
     for _ in range(5):
         try:
-            {}["missing"]
-        except KeyError:
+            int("none")
+        except ValueError:
             log.exception("failed")
     log.warning("without a traceback")
     log.warning("without a traceback")
