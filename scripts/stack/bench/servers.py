@@ -162,11 +162,18 @@ class Installation:
         self.url = f"http://127.0.0.1:{self.settings.gateway_port}"
         self.log = folder / "serve.log"
         self.key = ""
-        self._roots: list[psutil.Process] = []
+        self.roots: list[psutil.Process] = []
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Server]:
         """scripts/serve, ready, with a tenant whose key is kept. Raises ChildError."""
+        with self.running_again():
+            self.key = self.new_key("bench")
+            yield self.server([])
+
+    @contextlib.contextmanager
+    def running_again(self) -> Iterator[None]:
+        """scripts/serve, ready, with what an earlier one has left. Raises ChildError."""
         settings = self.settings
         environment = {"LORA_HOME": str(ROOT), **environment_of(settings)}
         with running(
@@ -175,9 +182,8 @@ class Installation:
             environment=environment,
             is_ready=lambda: answers(f"{self.url}/health/ready"),
         ) as process:
-            self._roots = [process]
-            self.key = self.new_key("bench")
-            yield self.server([])
+            self.roots = [process]
+            yield
 
     def new_key(self, tenant: str) -> str:
         """A new tenant's key."""
@@ -196,12 +202,16 @@ class Installation:
             base_url=self.url, headers=headers, trust_env=False, timeout=UPLOAD_WITHIN_S
         )
 
-    def upload(self, name: str, folder: Path) -> str:
+    def upload(self, name: str, folder: Path, *, replace: bool = False) -> str:
         """Upload a PEFT folder and wait until it is ready; its id."""
         with self.api() as api:
             answer = api.post(
                 "/v1/adapters/upload",
-                data={"name": name, "base_model": BASE_MODEL},
+                data={
+                    "name": name,
+                    "base_model": BASE_MODEL,
+                    "replace": str(replace).lower(),
+                },
                 files={
                     "config": (folder / "adapter_config.json").read_bytes(),
                     "file": (folder / "adapter_model.safetensors").read_bytes(),
@@ -221,7 +231,7 @@ class Installation:
             target=Target(backend=CHAT, base_url=self.url, endpoint=CHAT_PATH, key=self.key),
             base_model=BASE_MODEL,
             adapters=[f"{BASE_MODEL}:{name}" for name in adapters],
-            roots=self._roots,
+            roots=self.roots,
         )
 
     def triton(self, adapter_ids: Sequence[str]) -> Server:
@@ -235,5 +245,5 @@ class Installation:
             ),
             base_model=BASE_MODEL,
             adapters=adapter_ids,
-            roots=self._roots,
+            roots=self.roots,
         )
