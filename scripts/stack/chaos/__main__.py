@@ -327,13 +327,23 @@ def left(installation: "Installation", before: Sequence[int]) -> list[str]:
 
 def _left(installation: "Installation", before: Sequence[int]) -> list[str]:
     now = processes_of(target_of(installation))
-    old = [pid for pid in before if pid not in now and Path(f"/proc/{pid}").exists()]
+    old = [pid for pid in before if pid not in now and is_alive(pid)]
     staged = [
         path
         for path in installation.settings.staging_folder.rglob("*")
         if path.is_file() and path.suffix != ".lock"
     ]
     return [f"process {pid}" for pid in old] + [str(path) for path in staged]
+
+
+def is_alive(pid: int) -> bool:
+    """Not so for what has ended and was not waited for: tritonserver keeps a killed stub so."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 if __name__ == "__main__":
