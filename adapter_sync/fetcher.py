@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapter_sync.errors import FetchGoneError, LoraServerError
+from adapter_sync.errors import FetchGoneError, LoraServerError, TransientError
 from adapter_sync.fetches import Fetch, FetchStage
 from adapter_sync.foreign_errors import passing_fault
 from adapter_sync.intake import Intake
@@ -113,7 +113,7 @@ class Fetcher:
     def _claim(self) -> ClaimedFetch | None:
         try:
             return self.registry.claim_fetch() if self.registry.has_pending_fetch() else None
-        except SQLAlchemyError:
+        except (SQLAlchemyError, TransientError):
             log.exception("fetches.look_failed")
             return None
 

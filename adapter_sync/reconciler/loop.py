@@ -19,7 +19,12 @@ from adapter_sync.base_models import base_model_folders, read_base_model
 from adapter_sync.blobs import BlobStore
 from adapter_sync.companion_folder import CompanionFolder, base_models_with_adapters
 from adapter_sync.engine_status import EngineStatus
-from adapter_sync.errors import ConfigurationError, LoraServerError, TritonUnavailableError
+from adapter_sync.errors import (
+    ConfigurationError,
+    LoraServerError,
+    TransientError,
+    TritonUnavailableError,
+)
 from adapter_sync.node import ThisNode
 from adapter_sync.reconciler.apply import BaseModelReconciler
 from adapter_sync.record import BaseModel
@@ -209,7 +214,7 @@ def _wait_for_change(
     """Wait at most `wait_s`; all of it while the registry can't be asked."""
     deadline = time.monotonic() + wait_s
     while (left_s := deadline - time.monotonic()) > 0 and not stopping.is_set():
-        with contextlib.suppress(SQLAlchemyError):
+        with contextlib.suppress(SQLAlchemyError, TransientError):
             if seen is not None and registry.change_counter() != seen:
                 return
         watch.wait(min(left_s, CHANGE_PERIOD_S))

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import sqlite3
 import threading
 import time
@@ -42,18 +43,28 @@ class SqliteBackend:
         self.writing = writing(self.engine)
         self._looking = threading.Lock()
         self._looker: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] | None = None
+        self._opened: int | None = None
 
     def opened(self) -> None:
-        """Remember which file it is."""
-        self._opened = _identity(self._file)
+        """Hold on to the file that it is, so that no other one gets its inode.
+
+        By a descriptor that only names it: closing any other one would end SQLite's locks.
+        https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+        """
+        self._opened = os.open(self._file, os.O_PATH | os.O_CLOEXEC)
 
     def check_place(self) -> None:
         """Raise RegistryReplacedError when the path no longer leads to the file that was opened.
 
         SQLite would go on in the old one, and lose with its last process all that was written.
         """
-        if self._opened is not None and _identity(self._file) != self._opened:
+        if self._opened is None:
+            return
+        try:
+            is_the_same = os.path.samestat(os.fstat(self._opened), self._file.stat())
+        except FileNotFoundError:
+            is_the_same = False
+        if not is_the_same:
             raise RegistryReplacedError(place=self.place)
 
     @contextmanager
@@ -67,11 +78,15 @@ class SqliteBackend:
         """https://www.sqlite.org/pragma.html#pragma_data_version of a connection that only looks.
 
         It takes a few microseconds, a transaction tens of them. None when the file can't be asked.
+        Raises RegistryReplacedError.
         """
+        self.check_place()
         with self._looking:
             try:
                 if self._looker is None:
-                    self._looker = sqlite3.connect(self._file, check_same_thread=False)
+                    # Never making a file: one that is gone is not to come back empty.
+                    uri = f"{self._file.resolve().as_uri()}?mode=rw"
+                    self._looker = sqlite3.connect(uri, uri=True, check_same_thread=False)
                 version: int = self._looker.execute("PRAGMA data_version").fetchone()[0]
             except sqlite3.Error:
                 return None
@@ -97,6 +112,9 @@ class SqliteBackend:
                 self._looker.close()
                 self._looker = None
         self.engine.dispose()
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
 
 class FileWatch:
@@ -135,14 +153,6 @@ class FileWatch:
         if self._inotify is not None:
             self._inotify.close()
             self._inotify = None
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _bell(database: Path) -> Path:

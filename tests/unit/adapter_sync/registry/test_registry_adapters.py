@@ -15,6 +15,7 @@ from adapter_sync.errors import (
     AdapterNotFoundError,
     BaseModelNotFoundError,
     InvalidNameError,
+    RegistryReplacedError,
 )
 from adapter_sync.record import Adapter, AdapterStatus, BaseModel, Revision, Tenant
 from adapter_sync.registry import Registry
@@ -260,14 +261,25 @@ def test_only_a_deleting_adapter_can_be_forgotten(
     assert registry.change_counter() == before
 
 
-def test_a_closed_and_lost_database_is_said_by_ping(
+def test_a_database_that_was_lost_is_told_and_does_not_come_back_empty(
     registry: Registry, registry_file: Path
 ) -> None:
     registry.change_counter()
-    registry.close()
     registry_file.unlink()
-    with pytest.raises(Exception, match="no such table"):
-        registry.change_counter()
+    for _ in range(2):
+        with pytest.raises(RegistryReplacedError):
+            registry.change_counter()
+    assert not registry_file.exists()
+
+
+def test_a_database_in_whose_place_is_another_one_is_told(
+    registry: Registry, registry_file: Path
+) -> None:
+    registry_file.unlink()
+    # It may well get the same inode, if nobody holds on to that.
+    registry_file.write_bytes(b"")
+    with pytest.raises(RegistryReplacedError):
+        registry.tenants()
 
 
 def test_an_id_that_no_database_can_hold_is_not_found(registry: Registry, acme: Tenant) -> None:
