@@ -245,10 +245,10 @@ class BaseEngine:
         """End what is left of a dead engine, and the requests that wait for it."""
         reason = await self._watch.watch()
         log.error("engine.dead reason=%r requests=%d", reason, len(self._answering))
-        for pid in self._pids[1:]:
+        for process in psutil.Process().children(recursive=True):
             # A frozen engine would keep its memory from the next one.
             with suppress(psutil.NoSuchProcess):
-                psutil.Process(pid).kill()
+                process.kill()
         for task in self._answering:
             task.cancel()
 
