@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stack.bench.servers import Installation
@@ -111,9 +111,11 @@ def do(
 ) -> Outcome:
     """Do one fault and watch until everything is right again."""
     from stack.chaos.observed import verdict
+    from stack.child import ChildError
 
     target = target_of(installation)
     before = processes_of(target)
+    old = {part: target.process(part).pid for part in fault.replaces}
     with watching(installation, EXAMPLES[-1]) as watch:
         time.sleep(2 * PERIOD_S)
         watch.begin()
@@ -121,20 +123,23 @@ def do(
         if fault.ends:
             with contextlib.suppress(Exception):
                 serving.close()
-            serving.enter_context(installation.running_again())
+            # One that can't start again is never steady.
+            with contextlib.suppress(ChildError):
+                serving.enter_context(installation.running_again())
         watch.wait_until_steady(within_s=3 * bound_s)
-    if fault.fails_adapter:
-        heal(installation)
     found = verdict(
         watch.samples,
         bound_s=bound_s,
         deadline_s=REQUEST_DEADLINE_S,
         may_refuse=fault.is_at_gateway,
     )
+    if found.recovered_s is None:
+        return Outcome(fault=fault.name, verdict=found, lost=[], left=[])
+    damaged = heal(installation) if fault.fails_adapter else []
     return Outcome(
         fault=fault.name,
         verdict=found,
-        lost=lost(installation, answers),
+        lost=[*damaged, *lost(installation, answers), *unable(installation, old)],
         left=left(installation, before),
     )
 
@@ -198,7 +203,7 @@ class Watch:
             status = answer.status_code
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 is_proper = "retry-after" in answer.headers or status == HTTPStatus.GATEWAY_TIMEOUT
-                is_proper = is_proper and "message" in answer.json().get("error", {})
+                is_proper = is_proper and b'"message"' in answer.content
         return Sample(
             at_s=at - self.began_at,
             took_s=time.monotonic() - asked_at,
@@ -288,18 +293,45 @@ def processes_of(target: "Target") -> list[int]:
     return found
 
 
-def heal(installation: "Installation") -> None:
-    """Upload the examples' content again, in the place of what failed."""
+def heal(installation: "Installation") -> list[str]:
+    """Upload the examples' content again in the place of what failed; what is wrong with that."""
     deadline = time.monotonic() + LEFT_WITHIN_S
+    failed: list[dict[str, Any]] = []
     with installation.api() as api:
-        while time.monotonic() < deadline:
+        while not failed and time.monotonic() < deadline:
+            time.sleep(PERIOD_S)
             listed = api.get("/v1/adapters").json()["data"]
-            failed = [each["name"] for each in listed if each["status"] == "failed"]
-            if failed:
+            failed = [each for each in listed if each["status"] == "failed"]
+    for each in failed:
+        installation.upload(each["name"], example(each["name"]), replace=True)
+    codes = [(each.get("error") or {}).get("code") for each in failed]
+    return [] if codes == ["blob_corrupt"] else [f"of a damaged blob came {codes}"]
+
+
+def unable(installation: "Installation", old: dict[str, int]) -> list[str]:
+    """What can't be done any more: a process that did not come back, an upload that fails."""
+    found = []
+    deadline = time.monotonic() + LEFT_WITHIN_S
+    for part, pid in old.items():
+        while pid_of(target_of(installation), part) in (None, pid):
+            if time.monotonic() > deadline:
+                found.append(f"{part} did not come back")
                 break
             time.sleep(PERIOD_S)
-        for name in failed:
-            installation.upload(name, example(name), replace=True)
+    try:
+        adapter_id = installation.upload("during-chaos", example(EXAMPLES[0]))
+        with installation.api() as api:
+            api.delete(f"/v1/adapters/{adapter_id}").raise_for_status()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome
+        found.append(f"an upload fails: {error}")
+    return found
+
+
+def pid_of(target: "Target", part: str) -> int | None:
+    """The process's number; None when there is none."""
+    with contextlib.suppress(LookupError):
+        return target.process(part).pid
+    return None
 
 
 def lost(installation: "Installation", answers: dict[str, str]) -> list[str]:

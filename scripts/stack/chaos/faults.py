@@ -34,10 +34,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """`is_at_gateway` where connections may be refused meanwhile.
+    """Something that goes wrong.
 
-    `ends` is whether scripts/serve ends with it, and is started again. `fails_adapter` is whether
-    the damaged adapter fails, and its content is uploaded again.
+    `replaces` are the processes in whose place others have to come. `is_at_gateway` is whether
+    connections may be refused meanwhile. `ends` is whether scripts/serve ends with it, and is
+    started again. `fails_adapter` is whether it damages an adapter, whose content is then uploaded
+    again.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Fault:
     is_at_gateway: bool = False
     ends: bool = False
     fails_adapter: bool = False
+    replaces: tuple[str, ...] = ()
 
 
 def _parts_of(process: psutil.Process, base_model: str) -> Iterator[str]:
@@ -114,6 +117,7 @@ FAULTS = (
             what=f"SIGKILL to {words}",
             do=_signal(part, signal.SIGKILL),
             is_at_gateway=part == "gateway",
+            replaces=(part,),
         )
         for part, words in PARTS.items()
     ),
@@ -123,6 +127,7 @@ FAULTS = (
             what=f"SIGSTOP to {words}",
             do=_signal(part, signal.SIGSTOP),
             is_at_gateway=part == "gateway",
+            replaces=(part,),
         )
         for part, words in PARTS.items()
     ),

@@ -55,7 +55,10 @@ SMALL: Mapping[str, Any] = MappingProxyType(
     }
 )
 """An engine that has little room for everything."""
-ENCODER: Mapping[str, Any] = MappingProxyType({"dtype": "float32", "enforce_eager": True})
+ENCODER: Mapping[str, Any] = MappingProxyType(
+    # The memory is bounded, or vLLM wants most of the machine's.
+    {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 48 << 20}
+)
 CANCELLED = 499
 _CHECKS = {endpoint.name: endpoint for endpoint in INFERENCE_ENDPOINTS}
 
