@@ -29,7 +29,9 @@ def hub() -> Iterator[Hub]:
 def stack(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Stack]:
     """One installation with explicit model control, for all tests."""
     folder = tmp_path_factory.mktemp("explicit")
-    with running_stack(folder, settings={"HF_ENDPOINT": hub.endpoint}) as running:
+    # A test stops the gateway while long answers run.
+    settings = {"HF_ENDPOINT": hub.endpoint, "LORA_STOP_WITHIN_S": "20"}
+    with running_stack(folder, settings=settings) as running:
         yield running
 
 
