@@ -4,6 +4,7 @@ Everything is made in the staging folder and renamed in, because Triton may look
 takes a half-written file for a broken model. So staging and repository share a file system.
 """
 
+import filecmp
 import os
 import shutil
 import tempfile
@@ -49,7 +50,7 @@ class CompanionFolder:
         self._known: tuple[tuple[int, int], LoraMap] | None = None
 
     def create(self) -> None:
-        """Put the two Triton models themselves in place if they are not there.
+        """Put the two Triton models themselves in place, and what of them is not as it should be.
 
         Raises ConfigurationError when staging and repository are on different file systems.
         """
@@ -59,9 +60,27 @@ class CompanionFolder:
                 with self._stage() as stage:
                     shutil.copytree(TEMPLATES / template, stage / "model")
                     (stage / "model").rename(folder.parent)
+            self._mend(TEMPLATES / template, folder.parent)
         # An earlier version kept the adapters beside their map.
         for name in _folders(self._folder):
             (self._folder / name).rename(self._files / name)
+
+    def _mend(self, template: Path, model: Path) -> None:
+        """Write anew what an earlier version, or somebody else, has left of a model's own files.
+
+        A config.pbtxt that does not begin as ours do is the operator's. The copies have the
+        templates' times, so that files which nobody wrote to are not read.
+        """
+        for file in (each for each in template.rglob("*") if each.is_file()):
+            found = model / file.relative_to(template)
+            if found.is_file() and (filecmp.cmp(file, found) or _is_operators(found, file)):
+                continue
+            log.warning("triton_model.mended", file=str(found))
+            with self._stage() as stage:
+                shutil.copy2(file, stage / file.name)
+                if found.is_dir():
+                    shutil.rmtree(found)
+                (stage / file.name).replace(found)
 
     def lora_map(self) -> LoraMap:
         """The map that lies there, the empty one when there is none.
@@ -150,6 +169,11 @@ class CompanionFolder:
 def _folders(folder: Path) -> frozenset[str]:
     with os.scandir(folder) as entries:
         return frozenset(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def _is_operators(config: Path, template: Path) -> bool:
+    heading = template.read_bytes().partition(b"\n")[0]
+    return template.suffix == ".pbtxt" and not config.read_bytes().startswith(heading)
 
 
 def _identity(file: Path) -> tuple[int, int]:

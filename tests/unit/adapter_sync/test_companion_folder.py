@@ -195,3 +195,35 @@ def test_a_staging_folder_on_another_file_system_is_refused(
     with pytest.raises(ConfigurationError, match="LORA_DATA_DIR and MODEL_REPOSITORY"):
         CompanionFolder(repository=repository, base_model="base", staging=staging).create()
     assert list(repository.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["1/model.py", "config.pbtxt"])
+@pytest.mark.parametrize(
+    ("model", "template"),
+    [("base-adapters", "companion"), ("base-adapter-files", "adapter_files")],
+)
+def test_a_models_own_file_that_is_broken_or_an_earlier_ones_is_written_anew(
+    folder: CompanionFolder, repository: Path, model: str, template: str, name: str
+) -> None:
+    file, ours = repository / model / name, (TEMPLATES / template / name).read_bytes()
+    file.write_bytes(ours.partition(b"\n")[0] + b"\nbroken")
+    folder.create()
+    assert file.read_bytes() == ours
+    written = file.stat().st_ino
+    folder.create()
+    assert file.stat().st_ino == written
+    file.unlink()
+    folder.create()
+    assert file.read_bytes() == ours
+
+
+def test_a_folder_of_compiled_files_gives_way_to_the_plain_file(
+    folder: CompanionFolder, repository: Path
+) -> None:
+    folder.create()
+    cache = repository / "base-adapters" / "1" / "__pycache__"
+    cache.unlink()
+    cache.mkdir()
+    (cache / "model.cpython-311.pyc").touch()
+    folder.create()
+    assert cache.is_file()
