@@ -89,7 +89,7 @@ def _longest_lie_s(samples: Sequence[Sample]) -> float:
     for each in samples:
         if each.was_ready and each.status not in (200, 429):
             since = each.at_s if since is None else since
-            longest = max(longest, each.at_s + each.took_s - since)
+            longest = max(longest, each.at_s - since)
         else:
             since = None
     return longest

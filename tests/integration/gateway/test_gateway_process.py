@@ -374,7 +374,7 @@ def test_a_killed_worker_is_replaced_and_its_streams_are_free_again(
 
     with (
         _running_workers(tmp_path, triton_port) as (url, process, headers),
-        httpx.Client() as client,
+        httpx.Client(timeout=PATIENCE_S) as client,
     ):
         request = client.build_request(
             "POST", f"{url}/v1/chat/completions", headers=headers, json=body
