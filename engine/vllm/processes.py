@@ -11,8 +11,8 @@ import signal
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_INSTANCE = "LORA_INSTANCE"
-"""By this variable of its environment whoever starts an installation finds what is left of one."""
+_NAMES = ("LORA_INSTANCE", "LORA_INSTANCE_PART", "LORA_DATA_DIR")
+"""By these variables of its environment what is left of an installation is found."""
 _ORIGINAL = "_original_main"
 """Where a class keeps the function that was replaced: a forked process inherits both."""
 
@@ -55,8 +55,9 @@ def keep_name() -> None:
     A title is written over the environment as far as that is in one piece; a variable that is set
     anew lies elsewhere, so the piece ends before it.
     """
-    if (instance := os.environ.get(_INSTANCE)) is not None:
-        os.environ[_INSTANCE] = instance
+    for name in _NAMES:
+        if (value := os.environ.get(name)) is not None:
+            os.environ[name] = value
 
 
 def _end_with_parent() -> None:

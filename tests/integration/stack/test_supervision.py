@@ -80,7 +80,8 @@ def started() -> Iterator[list[psutil.Popen]]:
 def start(started: list[psutil.Popen], code: str, *words: str, **variables: str) -> psutil.Popen:
     """A Python process whose lines `line` reads."""
     process = psutil.Popen(
-        [sys.executable, "-c", code, *words],
+        # Triton starts its stubs through bash, which puts the environment into an order of its own.
+        ["bash", "-c", 'exec "$0" "$@"', sys.executable, "-c", code, *words],
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}", **variables},
         stdout=subprocess.PIPE,
         text=True,
